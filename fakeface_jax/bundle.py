@@ -1,0 +1,203 @@
+"""A trained model on disk: everything needed to run it, and nothing that can run code.
+
+A bundle is a directory of `weights.safetensors`, `bundle.json` (architecture, crop, normalisation, calibration,
+operating points, provenance, checksums) and `README.md` (the model card). Both files are covered by sha256, so a
+changed byte is refused. No pickle anywhere.
+
+Example:
+    >>> bundle = load_bundle()              # the model that ships
+    >>> bundle.spec.crop.size
+    150
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands
+from fakeface_jax.errors import BundleError, ConfigError
+from fakeface_jax.faces import CropSpec
+
+FORMAT = "fakeface-bundle"
+FORMAT_VERSION = 1
+
+WEIGHTS = "weights.safetensors"
+SPEC = "bundle.json"
+CARD = "README.md"
+
+DEFAULT_BUNDLE = Path(__file__).parent / "pretrained" / "report-cnn"
+"""The model that ships with the package."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """What the network sees of a uint8 pixel: (value / 255 - mean) / std, per RGB channel."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BundleSpec:
+    """Everything about a model except its weights; `bundle.json` is its JSON.
+
+    Attributes:
+        name: a short name for reports.
+        model: the architecture, as `fakeface_jax.models.create_model` takes it: `name` and its settings.
+        crop: the crop the model was trained on.
+        detector: the face detector the training crops were found with.
+        normalization: pixel scaling.
+        calibration: logit to P(fake).
+        operating_points: thresholds at stated error rates.
+        bands: the verdict bands in force.
+        provenance: data, licences, command, versions, device: free-form, for people and reports.
+        metrics: per source, on the test split: free-form, for people and reports.
+    """
+
+    name: str
+    model: Mapping[str, Any]
+    crop: CropSpec
+    detector: str
+    bands: VerdictBands
+    normalization: Normalization = Normalization()
+    calibration: Calibration = Calibration()
+    operating_points: tuple[OperatingPoint, ...] = ()
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A loaded model.
+
+    Attributes:
+        spec: what `bundle.json` says.
+        weights: parameter path (joined by dots) to float array.
+        id: sha256 over specification and weights; reports quote it.
+        path: where it was loaded from.
+    """
+
+    spec: BundleSpec
+    weights: Mapping[str, np.ndarray]
+    id: str
+    path: Path
+
+
+def save_bundle(
+    directory: str | os.PathLike[str],
+    spec: BundleSpec,
+    weights: Mapping[str, np.ndarray],
+    *,
+    card: str,
+    dtype: np.dtype | type = np.float16,
+) -> Bundle:
+    """Writes a bundle, complete or not at all.
+
+    Args:
+        directory: where to; an existing bundle there is replaced.
+        weights: parameter path to array.
+        card: the model card, Markdown.
+        dtype: what weights are stored as; half precision halves the file and moves a logit by less than 1e-2.
+
+    Raises:
+        BundleError: the directory exists and is no bundle, or cannot be written.
+    """
+    from safetensors.numpy import save
+
+    directory = Path(directory)
+    if directory.exists() and not (directory / SPEC).is_file():
+        raise BundleError(f"{directory}: exists and is not a bundle; name another directory")
+    data = save({key: np.ascontiguousarray(value, dtype) for key, value in weights.items()})
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **dataclasses.asdict(spec),
+        "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
+    }
+    document["sha256"] = _fingerprint(document)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside the target and renamed, so that a crash leaves the old bundle or the new one.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        try:
+            (temporary / WEIGHTS).write_bytes(data)
+            (temporary / SPEC).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (temporary / CARD).write_text(card, encoding="utf-8")
+            temporary.chmod(0o755)
+            if directory.exists():
+                shutil.rmtree(directory)
+            temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise BundleError(f"{directory}: cannot write the bundle: {error.strerror or error}") from error
+    return load_bundle(directory)
+
+
+def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
+    """Reads and verifies a bundle.
+
+    Args:
+        path: its directory; None for the model that ships.
+
+    Raises:
+        BundleError: missing, damaged, or of a version this release cannot run.
+    """
+    path = Path(path) if path is not None else DEFAULT_BUNDLE
+    if not (path / SPEC).is_file():
+        raise BundleError(f"{path}: no bundle here ({SPEC} is missing); name a directory that holds one")
+    try:
+        document = json.loads((path / SPEC).read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise BundleError(f"{path}: {SPEC} does not describe a bundle; name a directory that holds one")
+        if document.get("format_version") != FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: bundle format {document.get('format_version')}, this release reads {FORMAT_VERSION}; "
+                "install the release it was made with, or train it again"
+            )
+        data = (path / WEIGHTS).read_bytes()
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: damaged bundle: {error}; get it again") from error
+    stated = document.pop("sha256", None)
+    if stated != _fingerprint(document):
+        raise BundleError(f"{path}: {SPEC} was changed (sha256 differs); get the bundle again")
+    if hashlib.sha256(data).hexdigest() != document["weights"]["sha256"]:
+        raise BundleError(f"{path}: {WEIGHTS} was changed (sha256 differs); get the bundle again")
+    from safetensors.numpy import load
+
+    weights = {key: np.asarray(value, np.float32) for key, value in load(data).items()}
+    return Bundle(spec=_parse_spec(document, path), weights=weights, id=stated, path=path)
+
+
+def _fingerprint(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
+    try:
+        normalization = document["normalization"]
+        return BundleSpec(
+            name=document["name"],
+            model=document["model"],
+            crop=CropSpec(**document["crop"]),
+            detector=document["detector"],
+            bands=VerdictBands(**document["bands"]),
+            normalization=Normalization(mean=tuple(normalization["mean"]), std=tuple(normalization["std"])),
+            calibration=Calibration(**document["calibration"]),
+            operating_points=tuple(OperatingPoint(**point) for point in document["operating_points"]),
+            provenance=document["provenance"],
+            metrics=document["metrics"],
+        )
+    except (KeyError, TypeError, ConfigError) as error:
+        raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error

@@ -1,0 +1,124 @@
+"""Face crops in, calibrated P(fake) and a verdict out.
+
+Batches are padded to a few fixed sizes, so that XLA compiles at most that many programs however many faces come.
+
+Example:
+    >>> classifier = FaceClassifier.load()
+    >>> [score.p_fake for score in classifier.score_faces(image, detector.detect(image))]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from fakeface_jax.bundle import Bundle, load_bundle
+from fakeface_jax.decision import sigmoid
+from fakeface_jax.errors import BundleError, ConfigError
+from fakeface_jax.faces import Face, crop_face, whole_image_box
+from fakeface_jax.labels import Verdict
+
+BATCH_SIZES = (1, 8, 32)
+"""Padded batch sizes; more faces are split into several batches of the largest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaceScore:
+    """One scored face.
+
+    Attributes:
+        face: where it is in the picture.
+        logit: calibrated logit; `p_fake` is its sigmoid.
+        p_fake: calibrated probability in [0, 1] that the face is fake.
+        verdict: by the bundle's bands.
+    """
+
+    face: Face
+    logit: float
+    p_fake: float
+    verdict: Verdict
+
+
+class FaceClassifier:
+    """A bundle, ready to score.
+
+    Args:
+        bundle: from `load_bundle`.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        from fakeface_jax.models import apply_function
+
+        self.bundle = bundle
+        self.spec = bundle.spec
+        try:
+            apply, state = apply_function(bundle.spec.model, bundle.weights)
+        except ConfigError as error:
+            raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
+        mean = np.asarray(bundle.spec.normalization.mean, np.float32)
+        std = np.asarray(bundle.spec.normalization.std, np.float32)
+
+        def logits(state, crops):  # noqa: ANN001, ANN202 - traced
+            pixels = (crops.astype(jnp.float32) / 255.0 - mean) / std
+            return apply(state, pixels)
+
+        self._state = jax.device_put(state)
+        self._logits = jax.jit(logits)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None) -> FaceClassifier:
+        """Loads a bundle directory; None for the model that ships. Raises `BundleError`."""
+        return cls(load_bundle(path))
+
+    def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
+        """Uncalibrated logits of face crops made with `crop_face` and this bundle's `CropSpec`.
+
+        Raises:
+            ConfigError: crops of another size than the model's.
+        """
+        size = self.spec.crop.size
+        if crops.shape[1:] != (size, size, 3):
+            raise ConfigError(f"crops are {crops.shape[1:]}, the model takes {(size, size, 3)}")
+        parts = []
+        for start in range(0, len(crops), BATCH_SIZES[-1]):
+            part = crops[start : start + BATCH_SIZES[-1]]
+            padded = next(batch for batch in BATCH_SIZES if batch >= len(part))
+            batch = np.zeros((padded, *part.shape[1:]), np.uint8)
+            batch[: len(part)] = part
+            parts.append(np.asarray(self._logits(self._state, batch))[: len(part)])
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def calibrated_logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
+        """Calibrated logits; their sigmoid is P(fake)."""
+        return self.spec.calibration.logit(self.logits(crops)).astype(np.float32)
+
+    def crop(self, image: UInt8[np.ndarray, "h w 3"], face: Face) -> UInt8[np.ndarray, "s s 3"]:
+        """The crop of one face that this model takes."""
+        return crop_face(image, face.box, self.spec.crop)
+
+    def scores(self, faces: Sequence[Face], crops: UInt8[np.ndarray, "n s s 3"]) -> list[FaceScore]:
+        """Scores of faces whose crops were cut with `crop`, in order."""
+        found = []
+        for face, logit in zip(faces, self.calibrated_logits(crops).tolist(), strict=True):
+            p_fake = float(sigmoid(np.float64(logit)))
+            found.append(FaceScore(face=face, logit=logit, p_fake=p_fake, verdict=self.spec.bands.decide(p_fake)))
+        return found
+
+    def score_faces(self, image: UInt8[np.ndarray, "h w 3"], faces: Sequence[Face]) -> list[FaceScore]:
+        """Crops and scores the given faces of one RGB picture."""
+        size = self.spec.crop.size
+        crops = np.zeros((len(faces), size, size, 3), np.uint8)
+        for index, face in enumerate(faces):
+            crops[index] = self.crop(image, face)
+        return self.scores(faces, crops)
+
+    def score_whole_image(self, image: UInt8[np.ndarray, "h w 3"]) -> FaceScore:
+        """Scores a picture that is itself a face crop: its largest centred square is what the model sees."""
+        return self.score_faces(image, [Face(box=whole_image_box(image), confidence=1.0)])[0]

@@ -1,0 +1,60 @@
+"""Every error this project raises on purpose.
+
+A message says what happened, to which input, and what to do about it, in one line. Programs print it and go on with
+the other inputs; anything that is not a `FakeFaceError` is a bug and keeps its traceback.
+
+Example:
+    >>> try:
+    ...     raise OpenError("clip.mp4", "no such file", "check the path")
+    ... except MediaError as error:
+    ...     print(error)
+    clip.mp4: no such file (check the path)
+"""
+
+
+class FakeFaceError(Exception):
+    """Base of all errors of this project."""
+
+
+class ConfigError(FakeFaceError):
+    """A setting that cannot be used: unknown name, out of range, contradictory."""
+
+
+class DataError(FakeFaceError):
+    """Training data that cannot be used: wrong layout, empty split, corrupt manifest."""
+
+
+class BundleError(FakeFaceError):
+    """A trained model on disk that is missing, damaged, or of another version."""
+
+
+class MediaError(FakeFaceError):
+    """An image, video or stream that cannot be used.
+
+    Args:
+        source: the input as the user named it.
+        problem: what is wrong with it.
+        remedy: what the user can do; empty when nothing helps.
+    """
+
+    def __init__(self, source: object, problem: str, remedy: str = "") -> None:
+        # All arguments go to the base class, so that pickling (worker processes) keeps them.
+        super().__init__(source, problem, remedy)
+        self.source = str(source)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
+
+
+class OpenError(MediaError):
+    """The input does not exist, may not be read, or is of a kind that is not supported."""
+
+
+class DecodeError(MediaError):
+    """The input was opened and its content is damaged."""
+
+
+class LimitExceeded(MediaError):
+    """The input is beyond a limit that protects the machine."""

@@ -1,0 +1,117 @@
+"""Convolution and pooling in the formulation that runs well on the platform at hand: the one place that chooses.
+
+XLA's CPU backend runs two gradients badly: max pooling's through `reduce_window` (select-and-scatter), and the
+convolution's with respect to its kernel. Here the CPU gets a pooling written as a maximum of four strided slices, and
+a kernel gradient written as a matrix product over image patches. The numbers are the same; `tests/test_layers.py`
+compares them. Accelerators get the plain operations.
+
+Example:
+    >>> max_pool_2x2(conv2d(pixels, kernel)).shape
+    (32, 74, 74, 32)
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+CHUNK = 8
+"""Images per matrix product of the kernel gradient: keeps the patches in cache and memory flat."""
+
+
+def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "n oh ow d"]:
+    """Convolution with stride 1 and no padding (`valid`), channels last."""
+    return _conv2d_cpu(x, kernel) if jax.default_backend() == "cpu" else _conv2d_plain(x, kernel)
+
+
+def max_pool_2x2(x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
+    """Maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped."""
+    return _max_pool_cpu(x) if jax.default_backend() == "cpu" else max_pool_plain(x)
+
+
+def _conv2d_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _conv2d_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _conv2d_plain(x, kernel)
+
+
+def _conv2d_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv2d_plain(x, kernel), (x, kernel)
+
+
+def _conv2d_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    # The input gradient is one convolution with the flipped kernel, which XLA runs well.
+    _, pull = jax.vjp(lambda value: _conv2d_plain(value, kernel), x)
+    return pull(grad)[0], _kernel_gradient(x, grad, kernel.shape)
+
+
+def _kernel_gradient(x: jax.Array, grad: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    kh, kw, channels, filters = shape
+    batch, oh, ow = grad.shape[:3]
+
+    def product(x: jax.Array, grad: jax.Array) -> jax.Array:
+        patches = jnp.concatenate([x[:, i : i + oh, j : j + ow] for i in range(kh) for j in range(kw)], axis=-1)
+        rows = patches.reshape(-1, kh * kw * channels)
+        return jnp.matmul(rows.T, grad.reshape(-1, filters), preferred_element_type=jnp.float32)
+
+    if batch % CHUNK or batch == CHUNK:
+        total = product(x, grad)
+    else:
+        chunks = batch // CHUNK
+        pair = (x.reshape(chunks, CHUNK, *x.shape[1:]), grad.reshape(chunks, CHUNK, *grad.shape[1:]))
+        # Only matrix products may live inside a scan here: XLA's CPU backend runs convolutions in loops 20 x slower.
+        total, _ = lax.scan(
+            lambda sum_, xs: (sum_ + product(*xs), None), jnp.zeros((kh * kw * channels, filters), jnp.float32), pair
+        )
+    return total.reshape(shape).astype(x.dtype)
+
+
+_conv2d_cpu.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def max_pool_plain(x: jax.Array) -> jax.Array:
+    """The plain formulation; also the fast one on the CPU where no gradient is taken."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+@jax.custom_vjp
+def _max_pool_cpu(x: jax.Array) -> jax.Array:
+    return max_pool_plain(x)
+
+
+def _windows(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    even = x[:, :height, :width]
+    return even[:, ::2, ::2], even[:, ::2, 1::2], even[:, 1::2, ::2], even[:, 1::2, 1::2]
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return functools.reduce(jnp.maximum, _windows(x)), x
+
+
+def _max_pool_backward(x: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
+    # First of equals wins, as in select-and-scatter, so that both formulations train the same network.
+    windows = _windows(x)
+    top = functools.reduce(jnp.maximum, windows)
+    free = jnp.ones_like(grad, bool)
+    parts = []
+    for window in windows:
+        hit = free & (window == top)
+        free &= ~hit
+        parts.append(jnp.where(hit, grad, 0))
+    upper = jnp.stack(parts[:2], axis=3).reshape(*grad.shape[:2], -1, grad.shape[3])
+    lower = jnp.stack(parts[2:], axis=3).reshape(*grad.shape[:2], -1, grad.shape[3])
+    full = jnp.stack([upper, lower], axis=2).reshape(grad.shape[0], -1, upper.shape[2], grad.shape[3])
+    pad = [(0, 0), (0, x.shape[1] - full.shape[1]), (0, x.shape[2] - full.shape[2]), (0, 0)]
+    return (jnp.pad(full, pad),)
+
+
+_max_pool_cpu.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,1 @@
+"""Media in, verdict with evidence out: frames, faces, scores, reports."""
