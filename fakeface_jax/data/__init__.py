@@ -1,1 +1,1 @@
-"""data"""
+"""Training data: sources -> merged manifest -> audited -> face crops in ArrayRecord -> batches."""

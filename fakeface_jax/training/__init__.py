@@ -1,1 +1,1 @@
-"""training"""
+"""One linear story: config -> state -> jitted step -> loop with checkpoints -> bundle."""

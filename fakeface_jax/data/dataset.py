@@ -1,0 +1,121 @@
+"""Writing and opening the crops: one place that knows where TFDS puts them.
+
+Example:
+    >>> dataset = build_dataset("manifest.parquet", "data", CropSpec(size=150))
+    >>> dataset = open_dataset("data")
+    >>> dataset.crop.size, dataset.sizes["train"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fakeface_jax.errors import DataError
+from fakeface_jax.faces import CropSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Prepared crops on disk.
+
+    Attributes:
+        path: the TFDS version directory.
+        crop: how the crops were cut.
+        detector: which detector found the faces.
+        sizes: samples per split.
+        manifest_sha256: the fingerprint of the manifest they were made from.
+        rejected: `id` and `reason` of every picture that was left out.
+    """
+
+    path: Path
+    crop: CropSpec
+    detector: str
+    sizes: Mapping[str, int]
+    manifest_sha256: str
+    rejected: tuple[Mapping[str, str], ...]
+
+    def source(self, split: str) -> Any:
+        """Random access to a split: `len`, and items with `image` (uint8 RGB), `label`, `id`, `source`, `group`."""
+        if split not in self.sizes:
+            raise DataError(f"{self.path}: has no split {split!r}; there are {', '.join(self.sizes)}")
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(self.path).as_data_source(split)
+
+
+def build_dataset(
+    manifest: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    crop: CropSpec,
+    *,
+    whole_images: bool = False,
+    detector: str = "centerface",
+) -> Dataset:
+    """Cuts and stores every face of a manifest; a finished one is opened, a half-written one never seen.
+
+    Raises:
+        DataError: the manifest cannot be read, the directory not be written, or crops of another manifest are there.
+    """
+    import tensorflow_datasets as tfds
+
+    from fakeface_jax.data.fake_faces.fake_faces_dataset_builder import Builder
+    from fakeface_jax.data.manifest import load_manifest
+
+    fingerprint = load_manifest(manifest).fingerprint()
+    builder = Builder(
+        manifest=manifest,
+        crop=crop,
+        whole_images=whole_images,
+        detector=detector,
+        data_dir=str(directory),
+        file_format="array_record",
+    )
+    try:
+        # TFDS works in a directory named incomplete and renames it at the end.
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=str(Path(manifest).parent))
+        )
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be written: {error.strerror or error}") from error
+    dataset = open_dataset(Path(builder.data_path))
+    if dataset.manifest_sha256 != fingerprint or dataset.crop != crop:
+        raise DataError(f"{dataset.path}: holds crops of another manifest or crop; remove it or name another directory")
+    return dataset
+
+
+def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
+    """Opens prepared crops.
+
+    Args:
+        directory: TFDS's version directory, or one above it that holds exactly one.
+
+    Raises:
+        DataError: none there, several there, or not written by this project.
+    """
+    found = sorted(Path(directory).glob("**/dataset_info.json"))
+    found = [path for path in found if "incomplete" not in str(path.parent.name)]
+    if len(found) != 1:
+        what = "no prepared data set" if not found else f"{len(found)} prepared data sets"
+        raise DataError(f"{directory}: holds {what}; name the directory of one (fakeface data build makes it)")
+    # absl's and TFDS's chatter about missing optional parts would drown what the user asked for.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    import tensorflow_datasets as tfds
+
+    try:
+        info = tfds.builder_from_directory(found[0].parent).info
+        metadata = dict(info.metadata or {})
+        return Dataset(
+            path=found[0].parent,
+            crop=CropSpec(**metadata["crop"]),
+            detector=metadata["detector"],
+            sizes={name: split.num_examples for name, split in info.splits.items()},
+            manifest_sha256=metadata["manifest_sha256"],
+            rejected=tuple(metadata["rejected"]),
+        )
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"{found[0].parent}: was not written by fakeface data build: {error}") from error

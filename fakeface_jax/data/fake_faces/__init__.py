@@ -1,0 +1,1 @@
+"""The TFDS data set `fake_faces`, written from a manifest."""

@@ -1,0 +1,79 @@
+"""Files of a source, in a directory or in a zip archive as downloaded: listed and read the same way.
+
+Example:
+    >>> names = list_files("archive.zip")
+    >>> data = read_file("archive.zip", names[0])
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from pathlib import Path
+
+from fakeface_jax.errors import DataError, LimitExceeded, OpenError
+from fakeface_jax.images import MAX_BYTES
+
+TFDS_PREFIX = "tfds:"
+"""Roots that begin so are TFDS data sets, not folders."""
+
+_open_archives = threading.local()
+
+
+def list_files(root: str) -> list[str]:
+    """Names of all files below a directory or in a zip archive, sorted, with forward slashes.
+
+    Raises:
+        DataError: neither a directory nor a readable zip archive.
+    """
+    path = Path(root)
+    if path.is_dir():
+        return sorted(
+            (Path(folder) / name).relative_to(path).as_posix()
+            for folder, _, names in os.walk(path, followlinks=True)
+            for name in names
+        )
+    if not path.exists():
+        raise DataError(f"{root}: no such file or directory; download it first (docs/data.md says how)")
+    with _zip(root) as archive:
+        return sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
+
+
+def read_file(root: str, name: str) -> bytes:
+    """The bytes of one file.
+
+    Raises:
+        OpenError: missing or unreadable.
+        LimitExceeded: larger than any picture may be.
+    """
+    if root.startswith(TFDS_PREFIX):
+        from fakeface_jax.data.tfds_source import read_tfds_image
+
+        return read_tfds_image(root, name)
+    path = Path(root) / name
+    try:
+        if Path(root).is_file():
+            archives = _open_archives.__dict__
+            if root not in archives:
+                # Kept open per thread: reopening reads the whole directory of a 140,000-file archive each time.
+                archives[root] = _zip(root)
+            archive = archives[root]
+            size = archive.getinfo(name).file_size
+            if size > MAX_BYTES:
+                raise LimitExceeded(path, f"{size / 2**20:.0f} MiB unpacked", "remove it from the archive")
+            return archive.read(name)
+        if path.stat().st_size > MAX_BYTES:
+            raise LimitExceeded(path, f"{path.stat().st_size / 2**20:.0f} MiB", "make it smaller")
+        return path.read_bytes()
+    except KeyError:
+        raise OpenError(path, "is not in the archive", "merge the sources again") from None
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise OpenError(path, f"cannot be read: {error}", "copy or download it again") from error
+
+
+def _zip(root: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(root)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{root}: not a folder and not a readable zip archive: {error}") from error

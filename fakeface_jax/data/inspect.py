@@ -1,0 +1,77 @@
+"""What a picture's file says without looking at the face: format, size, tables, checksums.
+
+Example:
+    >>> inspect_file(data, "photo.jpg").container
+    'JPEG'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import warnings
+
+import imagehash
+from PIL import Image
+
+from fakeface_jax.images import decode_image
+
+HASH_SIZE = 16
+"""The perceptual hash has 16 x 16 = 256 bits: 64 bits do not tell aligned faces of different people apart."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """Facts about one picture file; all empty for a file that could not be read.
+
+    Attributes:
+        sha256: of the bytes, hexadecimal.
+        phash: perceptual hash (pHash of the package ImageHash, 256 bits, hexadecimal).
+        bytes: size of the file.
+        width: in pixels, upright.
+        height: in pixels, upright.
+        container: Pillow's name of the format, such as `JPEG`.
+        mode: Pillow's colour mode as stored, such as `RGB` or `L`.
+        jpeg_tables: short checksum of the JPEG quantisation tables and sampling; empty for other formats.
+    """
+
+    sha256: str = ""
+    phash: str = ""
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
+    container: str = ""
+    mode: str = ""
+    jpeg_tables: str = ""
+
+
+def inspect_file(data: bytes, source: object) -> FileFacts:
+    """Facts about an image file.
+
+    Raises:
+        MediaError: it cannot be decoded.
+    """
+    pixels = decode_image(data, source=source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        picture = Image.open(io.BytesIO(data))
+    return FileFacts(
+        sha256=hashlib.sha256(data).hexdigest(),
+        phash=str(imagehash.phash(Image.fromarray(pixels), hash_size=HASH_SIZE)),
+        bytes=len(data),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        container=picture.format or "",
+        mode=picture.mode,
+        jpeg_tables=_jpeg_tables(picture),
+    )
+
+
+def _jpeg_tables(picture: Image.Image) -> str:
+    tables = getattr(picture, "quantization", None)
+    if not tables:
+        return ""
+    layers = getattr(picture, "layer", ())
+    text = repr(sorted((key, tuple(table)) for key, table in tables.items())) + repr(layers)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

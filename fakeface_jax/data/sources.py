@@ -1,0 +1,251 @@
+"""Readers: where the samples of each source are and what they are labelled, without opening a picture.
+
+Kaggle archives are read as downloaded, zipped or unpacked. Labels come from the nearest folder whose name says real or
+fake, never from alphabetical order. A source is named on the command line as `KIND:PATH`:
+
+    ciplab:real-and-fake-face-detection.zip      the report's set 1
+    140k:140k-real-and-fake-faces.zip            the report's set 3
+    uditsharma72:real-vs-fake-faces.zip          the report's set 2
+    folder:DIR                                   any folder with real/ and fake/ somewhere inside
+    csv:FILE.csv                                 columns path, label; optional source, method, group, split
+    tfds:NAME[:CONFIG]                           a TFDS data set with features image and label
+
+Any of them may end in `@a,b`: for `folder` and `tfds` the name of the source, for `csv` the sources to take.
+
+Example:
+    >>> samples = read_source("ciplab:archives/real-and-fake-face-detection.zip")
+    >>> samples[0].label, samples[0].source
+    (<Label.FAKE: 1>, 'ciplab')
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from fakeface_jax.data.files import list_files, read_file
+from fakeface_jax.errors import ConfigError, DataError
+from fakeface_jax.images import EXTENSIONS
+from fakeface_jax.labels import Label, parse_label
+
+SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "val": "validation"}
+SPLIT_WORDS |= {"validation": "validation", "test": "test", "testing": "test"}
+"""What published data sets call their splits. Folder names such as `training_real` are no split."""
+
+PARTS = ("left_eye", "right_eye", "nose", "mouth")
+"""ciplab's four flags, in the order of the file name."""
+
+_CIPLAB_FAKE = re.compile(r"(easy|mid|hard)_(\d+)_([01]{4})")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One labelled picture of a source.
+
+    Attributes:
+        root: the directory or zip archive, or `tfds:NAME`.
+        name: the picture inside it, with forward slashes.
+        label: real or fake.
+        source: the data set it belongs to.
+        method: how a fake was made; empty for reals and where unknown.
+        hint: what the source says belongs together (an original video, a person); empty where it says nothing.
+        official_split: `train`, `validation`, `test`, or empty.
+        difficulty: ciplab's `easy`, `mid`, `hard`, or empty.
+        parts: ciplab's replaced parts of the face, joined by `+`, or empty.
+    """
+
+    root: str
+    name: str
+    label: Label
+    source: str
+    method: str = ""
+    hint: str = ""
+    official_split: str = ""
+    difficulty: str = ""
+    parts: str = ""
+
+
+def read_source(spec: str) -> list[Sample]:
+    """The samples of one source.
+
+    Args:
+        spec: `KIND:PATH`, see the module's description.
+
+    Returns:
+        Samples ordered by name.
+
+    Raises:
+        ConfigError: unknown kind.
+        DataError: nothing there, or not in the stated layout.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in _READERS or not rest:
+        raise ConfigError(f"{spec!r} is no source; write KIND:PATH with KIND one of {', '.join(_READERS)}")
+    path, _, names = rest.partition("@")
+    samples = _READERS[kind](path, tuple(filter(None, names.split(","))))
+    if not samples:
+        raise DataError(f"{spec}: no labelled pictures found; is this the folder or archive that {kind} expects?")
+    return sorted(samples, key=lambda sample: sample.name)
+
+
+def _labelled_files(root: str, *, words: Iterable[str] | None = None) -> Iterable[tuple[str, Label, str]]:
+    """(name, label, official split) of every picture below a folder whose name says real or fake."""
+    for name in list_files(root):
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("._") or "__MACOSX" in path.parts:
+            continue
+        label, split = None, ""
+        for folder in reversed(path.parts[:-1]):
+            if label is None and (words is None or folder.lower() in words):
+                label = _LABEL_FOLDERS.get(folder.lower())
+            split = split or SPLIT_WORDS.get(folder.lower(), "")
+        if label is None:
+            # The folder that was named may itself be real/ or fake/.
+            label = _LABEL_FOLDERS.get(Path(root).name.lower())
+        if label is not None:
+            yield name, label, split
+
+
+_LABEL_FOLDERS = {word: parse_label(word) for word in ("real", "fake", "training_real", "training_fake")}
+
+
+def _ciplab_details(name: str) -> dict[str, str]:
+    match = _CIPLAB_FAKE.fullmatch(PurePosixPath(name).stem)
+    if match is None:
+        return {}
+    difficulty, _, flags = match.groups()
+    parts = "+".join(part for part, flag in zip(PARTS, flags, strict=True) if flag == "1")
+    return {"difficulty": difficulty, "parts": parts}
+
+
+def _read_ciplab(path: str, names: tuple[str, ...]) -> list[Sample]:
+    samples = []
+    for name, label, _ in _labelled_files(path, words=("training_real", "training_fake")):
+        # The archive holds its pictures twice: beside themselves in real_and_fake_face_detection/.
+        if "real_and_fake_face_detection" in PurePosixPath(name).parts[:-3]:
+            continue
+        details = _ciplab_details(name) if label is Label.FAKE else {}
+        method = "photoshop" if label is Label.FAKE else ""
+        samples.append(Sample(root=path, name=name, label=label, source="ciplab", method=method, **details))
+    return samples
+
+
+def _read_140k(path: str, names: tuple[str, ...]) -> list[Sample]:
+    listed = _read_140k_csvs(path)
+    samples, seen = [], set()
+    for name, label, split in _labelled_files(path, words=("real", "fake")):
+        key = "/".join(PurePosixPath(name).parts[-3:])
+        seen.add(key)
+        stated = listed.get(key)
+        if stated is not None and stated != (label, split):
+            raise DataError(f"{path}: {name} lies under {split}/{label}, its CSV says {stated[1]}/{stated[0]}")
+        method = "stylegan" if label is Label.FAKE else ""
+        samples.append(
+            Sample(root=path, name=name, label=label, source="140k", method=method, official_split=split)
+        )
+    missing = sorted(listed.keys() - seen)
+    if missing:
+        raise DataError(f"{path}: {len(missing)} files of its CSVs are missing, {missing[0]} first; unpack it again")
+    return samples
+
+
+def _read_140k_csvs(path: str) -> dict[str, tuple[Label, str]]:
+    """What train.csv, valid.csv and test.csv say of `train/real/00001.jpg`. Their number 1 means real: words are used."""
+    listed = {}
+    for name in list_files(path):
+        split = SPLIT_WORDS.get(PurePosixPath(name).stem)
+        if split and name.lower().endswith(".csv"):
+            for row in csv.DictReader(io.StringIO(read_file(path, name).decode("utf-8-sig"))):
+                if not row.get("path") or not row.get("label_str"):
+                    raise DataError(f"{path}: {name} lacks the columns path and label_str; is it 140k's?")
+                listed[row["path"]] = (parse_label(row["label_str"]), split)
+    return listed
+
+
+def _read_uditsharma72(path: str, names: tuple[str, ...]) -> list[Sample]:
+    # Part of its fakes carry ciplab's names, so their details are kept where they parse.
+    return [
+        Sample(
+            root=path,
+            name=name,
+            label=label,
+            source="uditsharma72",
+            official_split=split,
+            **(_ciplab_details(name) if label is Label.FAKE else {}),
+        )
+        for name, label, split in _labelled_files(path)
+    ]
+
+
+def _read_folder(path: str, names: tuple[str, ...]) -> list[Sample]:
+    source = names[0] if names else Path(path).stem
+    return [
+        Sample(
+            root=path,
+            name=name,
+            label=label,
+            source=source,
+            official_split=split,
+            # A folder below fake/ names the method: fake/stargan/0001.jpg.
+            method=_method_folder(name) if label is Label.FAKE else "",
+        )
+        for name, label, split in _labelled_files(path)
+    ]
+
+
+def _method_folder(name: str) -> str:
+    folders = PurePosixPath(name).parts[:-1]
+    return folders[-1] if folders and folders[-1].lower() not in _LABEL_FOLDERS else ""
+
+
+def _read_csv(path: str, names: tuple[str, ...]) -> list[Sample]:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    reader = csv.DictReader(io.StringIO(text))
+    lacking = {"path", "label"} - set(reader.fieldnames or ())
+    if lacking:
+        raise DataError(f"{path}: the column {sorted(lacking)[0]!r} is missing; needed are path and label")
+    samples = []
+    for line, row in enumerate(reader, start=2):
+        source = row.get("source") or Path(path).stem
+        if names and source not in names:
+            continue
+        if not row["path"] or not row["label"]:
+            raise DataError(f"{path}: line {line} lacks a path or a label")
+        stated = (row.get("split") or "").lower()
+        if stated and stated not in SPLIT_WORDS:
+            raise DataError(f"{path}: line {line}: unknown split {stated!r}")
+        samples.append(
+            Sample(
+                root=str(Path(path).parent),
+                name=row["path"],
+                label=parse_label(row["label"]),
+                source=source,
+                method=row.get("method") or "",
+                hint=row.get("group") or "",
+                official_split=SPLIT_WORDS.get(stated, ""),
+            )
+        )
+    return samples
+
+
+def _read_tfds(path: str, names: tuple[str, ...]) -> list[Sample]:
+    from fakeface_jax.data.tfds_source import read_tfds
+
+    return read_tfds(path, names[0] if names else path.partition(":")[0])
+
+
+_READERS: dict[str, Callable[[str, tuple[str, ...]], list[Sample]]] = {
+    "ciplab": _read_ciplab,
+    "140k": _read_140k,
+    "uditsharma72": _read_uditsharma72,
+    "folder": _read_folder,
+    "csv": _read_csv,
+    "tfds": _read_tfds,
+}

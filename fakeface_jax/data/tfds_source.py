@@ -1,0 +1,80 @@
+"""A TFDS data set as a source: any with an `image` and a `label` that says real or fake.
+
+Example:
+    >>> read_tfds("fake_faces/faces-150", "fake_faces")
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from fakeface_jax.data.files import TFDS_PREFIX
+from fakeface_jax.errors import DataError, OpenError
+from fakeface_jax.labels import parse_label
+
+if TYPE_CHECKING:
+    from fakeface_jax.data.sources import Sample
+
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
+
+
+def read_tfds(name: str, source: str) -> list[Sample]:
+    """Samples of a prepared TFDS data set (by name, found in TFDS's data directory, or by directory).
+
+    Raises:
+        DataError: not prepared, or without `image` and `label`, or labels that are neither real nor fake.
+    """
+    from fakeface_jax.data.sources import Sample
+
+    builder = _builder(name)
+    features = builder.info.features
+    if features is None or not {"image", "label"} <= set(features):
+        raise DataError(f"tfds:{name}: needs the features image and label")
+    names = getattr(features["label"], "names", None)
+    if not names:
+        raise DataError(f"tfds:{name}: its labels have no names, so nothing says which is fake")
+    labels = [parse_label(word) for word in names]
+    samples = []
+    for split in builder.info.splits:
+        for index, record in enumerate(_records(name, split)):
+            samples.append(
+                Sample(
+                    root=TFDS_PREFIX + name,
+                    name=f"{split}/{index:08d}",
+                    label=labels[int(record["label"])],
+                    source=source,
+                    official_split=_SPLITS.get(split, ""),
+                )
+            )
+    return samples
+
+
+def read_tfds_image(root: str, name: str) -> bytes:
+    """The encoded bytes of one picture of such a source."""
+    split, _, index = name.partition("/")
+    try:
+        return _records(root.removeprefix(TFDS_PREFIX), split)[int(index)]["image"]
+    except (DataError, IndexError, ValueError) as error:
+        raise OpenError(f"{root}/{name}", f"cannot be read: {error}", "merge the sources again") from error
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        if "/" in name and not name.startswith("fake_faces/"):
+            return tfds.builder_from_directory(name)
+        return tfds.builder(name)
+    except Exception as error:  # TFDS raises many kinds; each means that the data set cannot be had
+        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {str(error).splitlines()[0]}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _records(name: str, split: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return _builder(name).as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise DataError(f"tfds:{name}: stored in a format without random access; prepare it as array_record") from error

@@ -1,0 +1,94 @@
+"""Checkpoints of a run: the only module that knows Orbax.
+
+`last` is what a run resumes from: state, position in the data, and the loop's own memory. `best` is the state with the
+lowest validation loss.
+
+Example:
+    >>> checkpoints = Checkpoints(run / "checkpoints")
+    >>> checkpoints.save_last(step, state, {"iterator": iterator_state, "epoch": 3})
+    >>> state, memory = checkpoints.restore_last(like=state)
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from fakeface_jax.errors import DataError
+from fakeface_jax.training.state import TrainState
+
+# Orbax logs every save at INFO and a warning for each optional feature that is off.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """Both kinds of checkpoints of one run; use as a context manager, which waits for unfinished writes."""
+
+    def __init__(self, directory: Path) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+        single = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, cleanup_tmp_directories=True)
+        root = directory.resolve()
+        self._last = ocp.CheckpointManager(root / "last", options=options)
+        self._best = ocp.CheckpointManager(root / "best", options=single)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._last.close()
+        self._best.close()
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the newest finished checkpoint, None without one."""
+        return self._last.latest_step()
+
+    def save_last(self, step: int, state: TrainState, memory: dict[str, Any]) -> None:
+        """Writes what the run resumes from; returns before the write is finished."""
+        if step == self._last.latest_step():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), memory=ocp.args.JsonSave(memory))
+        self._last.save(step, args=items)
+
+    def save_best(self, step: int, state: TrainState) -> None:
+        """Replaces the best weights."""
+        if step != self._best.latest_step():
+            self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(state.params)))
+
+    def restore_last(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """State and memory of the newest checkpoint.
+
+        Args:
+            like: a state of the same structure and layout; its values are not used.
+
+        Raises:
+            DataError: there is none, or it is of another network.
+        """
+        if self.last_step is None:
+            raise DataError("there is no finished checkpoint to resume from; start the run anew")
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            items = self._last.restore(
+                self.last_step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), memory=ocp.args.JsonRestore()),
+            )
+        except (ValueError, KeyError) as error:
+            raise DataError(f"the checkpoint of step {self.last_step} does not fit this model: {error}") from error
+        return items["state"], items["memory"]
+
+    def restore_best(self, like: Any) -> Any:
+        """Weights with the lowest validation loss. Raises `DataError` where none were saved."""
+        step = self._best.latest_step()
+        if step is None:
+            raise DataError("no epoch was finished, so there are no best weights")
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)))["params"]
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._last.wait_until_finished()
+        self._best.wait_until_finished()

@@ -1,0 +1,86 @@
+"""What a run writes down: every step's loss (JSONL), every epoch (CSV), TensorBoard.
+
+A resumed run first cuts the logs back to its checkpoint, so that each step and epoch stands there once.
+
+Example:
+    >>> with RunLogs(run) as logs:
+    ...     logs.steps([(1, 0.69)])
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+EPOCH_COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
+"""Columns of epochs.csv: losses in nats, accuracies in [0, 1], speed of the training part."""
+
+
+class RunLogs:
+    """The log files of one run directory.
+
+    Args:
+        directory: of the run.
+        keep_steps: log lines after this step are cut off first: they will be run again.
+    """
+
+    def __init__(self, directory: Path, *, keep_steps: int = 0) -> None:
+        self._steps_path = directory / "steps.jsonl"
+        self._epochs_path = directory / "epochs.csv"
+        self.epochs: list[dict[str, float]] = []
+        if keep_steps:
+            self._cut(keep_steps)
+        else:
+            self._steps_path.write_text("")
+            self._write_epochs()
+        self._steps_file = self._steps_path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=keep_steps or None)
+
+    def __enter__(self) -> RunLogs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps_file.close()
+        self._board.close()
+
+    def steps(self, losses: Iterable[tuple[int, float]]) -> None:
+        """Appends (step, loss) pairs."""
+        for step, loss in losses:
+            # repr-precision: a resumed run can be compared with an uninterrupted one to the last bit.
+            self._steps_file.write(json.dumps({"step": step, "loss": loss}) + "\n")
+            self._board.add_scalar("train/step_loss", loss, step)
+        self._steps_file.flush()
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Appends one epoch with the columns `EPOCH_COLUMNS`."""
+        self.epochs.append(dict(row))
+        self._write_epochs()
+        for name in EPOCH_COLUMNS[2:]:
+            self._board.add_scalar(f"epoch/{name}", row[name], int(row["epoch"]))
+        self._board.flush()
+
+    def _write_epochs(self) -> None:
+        temporary = self._epochs_path.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, EPOCH_COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.epochs)
+        temporary.replace(self._epochs_path)
+
+    def _cut(self, keep_steps: int) -> None:
+        kept = []
+        for line in self._steps_path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= keep_steps:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError):
+                continue  # the line that kill -9 cut through
+        self._steps_path.write_text("".join(kept), encoding="utf-8")
+        with self._epochs_path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        self.epochs = [row for row in rows if row["step"] <= keep_steps]
+        self._write_epochs()

@@ -1,0 +1,297 @@
+"""The training loop: one linear story from configuration to best weights.
+
+Binary cross-entropy, Adam, early stopping and the best checkpoint both on the LOWEST validation loss. (The report's
+ModelCheckpoint watched val_loss with mode='max', which keeps the worst epoch.)
+
+The loop prints nothing: a `Reporter` hears what happens.
+
+Example:
+    >>> result = train(TrainConfig(data=Path("data"), output=Path("runs/first"), epochs=3), reporter)
+    >>> result.best_val_loss
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+import optax
+from flax import nnx
+
+from fakeface_jax.data.dataset import Dataset, open_dataset
+from fakeface_jax.data.loader import evaluation_batches, steps_per_epoch, train_batches
+from fakeface_jax.errors import ConfigError, DataError, FakeFaceError
+from fakeface_jax.training.checkpoints import Checkpoints
+from fakeface_jax.training.config import TrainConfig
+from fakeface_jax.training.logs import RunLogs
+from fakeface_jax.training.state import Layout, Network, TrainState, build_network, init_state
+from fakeface_jax.training.step import make_eval_step, make_train_step
+
+FLUSH_EVERY = 10
+"""Steps between fetches of losses: fetching each at once would make the host wait for the device every step."""
+
+
+class Interrupted(FakeFaceError):
+    """A signal asked the run to stop; it has saved and can be resumed.
+
+    Args:
+        signum: which signal.
+        step: the last step that was saved.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(signum, step)
+        self.signum = signum
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name} after step {self.step}, saved; resume with --resume"
+
+
+class Diverged(FakeFaceError):
+    """The loss became infinite or no number."""
+
+
+class Reporter(Protocol):
+    """Hears how a run goes; programs show it, tests record it."""
+
+    def start(self, text: str) -> None:
+        """Once, before the first step: configuration, device, sizes."""
+
+    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
+        """Now and then: `done` of `total` steps of this epoch."""
+
+    def epoch(self, row: dict[str, float], *, best: bool) -> None:
+        """After each epoch: its row of epochs.csv, and whether it has the lowest validation loss so far."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        network: what was trained.
+        params: the weights with the lowest validation loss.
+        dataset: what it was trained on.
+        epochs: rows of epochs.csv.
+        best_epoch: counted from 1.
+        best_val_loss: in nats.
+    """
+
+    network: Network
+    params: nnx.State
+    dataset: Dataset
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    best_val_loss: float
+
+
+@dataclasses.dataclass
+class _Memory:
+    """What the loop must remember beside the state; saved with every checkpoint."""
+
+    epoch: int = 1
+    step_in_epoch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    count: int = 0
+    train_seconds: float = 0.0
+    best_val_loss: float = math.inf
+    best_epoch: int = 0
+
+
+def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> TrainResult:
+    """Runs, or continues, a training.
+
+    Args:
+        config: the run.
+        reporter: hears how it goes.
+        resume: continue from the run directory's last checkpoint, with the same sequence of losses that an
+            uninterrupted run would have had.
+
+    Raises:
+        ConfigError: the run directory holds a run already and `resume` is off, or holds one of another configuration.
+        DataError: the data cannot be used.
+        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        Diverged: the loss is not finite; the message names the step.
+    """
+    dataset = open_dataset(config.data)
+    source = dataset.source("train")
+    steps = steps_per_epoch(source, config.loader)
+    layout = Layout.over_local_devices(config.loader.batch_size)
+    _prepare_directory(config, dataset, resume)
+
+    network, params = build_network(
+        {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype}, seed=config.seed
+    )
+    optimizer = optax.adam(config.learning_rate)
+    state = layout.replicate(init_state(params, optimizer))
+    train_step = make_train_step(network, optimizer, config.augment, seed=config.seed)
+    eval_step = make_eval_step(network)
+    iterator = iter(train_batches(source, config.loader, seed=config.seed))
+    memory = _Memory()
+
+    with Checkpoints(config.output / "checkpoints") as checkpoints, _stop_signals() as stop:
+        if resume and checkpoints.last_step is not None:
+            state, saved = checkpoints.restore_last(like=state)
+            iterator.set_state(saved.pop("iterator"))
+            memory = _Memory(**saved)
+        step = int(state.step)
+        reporter.start(_describe(config, dataset, steps, step, network))
+        with RunLogs(config.output, keep_steps=step) as logs:
+
+            def save() -> None:
+                kept = dataclasses.asdict(memory) | {"iterator": iterator.get_state()}
+                checkpoints.save_last(int(state.step), state, kept)
+
+            while memory.epoch <= config.epochs and memory.epoch - memory.best_epoch <= config.patience:
+                started = time.perf_counter()
+                pending: list[tuple[int, Any]] = []
+                while memory.step_in_epoch < steps:
+                    batch = layout.split(next(iterator))
+                    # Nothing else may cross between host and device here: a stray fetch would stall every step.
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = train_step(state, batch)
+                    step += 1
+                    memory.step_in_epoch += 1
+                    pending.append((step, metrics))
+                    if len(pending) == FLUSH_EVERY or memory.step_in_epoch == steps or stop:
+                        _flush(pending, memory, logs)
+                        loss = memory.loss_sum / memory.count
+                        reporter.step(memory.epoch, memory.step_in_epoch, steps, loss)
+                    if stop or (memory.step_in_epoch % config.checkpoint_every == 0 and memory.step_in_epoch < steps):
+                        _flush(pending, memory, logs)
+                        memory.train_seconds += time.perf_counter() - started
+                        started = time.perf_counter()
+                        save()
+                        if stop:
+                            checkpoints.wait()
+                            raise Interrupted(stop[0], step)
+                memory.train_seconds += time.perf_counter() - started
+
+                row = _epoch_row(memory, step, _evaluate(eval_step, state, dataset, config, layout))
+                best = row["val_loss"] < memory.best_val_loss
+                if best:
+                    memory.best_val_loss, memory.best_epoch = row["val_loss"], memory.epoch
+                    checkpoints.save_best(step, state)
+                logs.epoch(row)
+                reporter.epoch(row, best=best)
+                memory = _Memory(
+                    epoch=memory.epoch + 1, best_val_loss=memory.best_val_loss, best_epoch=memory.best_epoch
+                )
+                save()
+            checkpoints.wait()
+            return TrainResult(
+                network=network,
+                params=checkpoints.restore_best(like=state.params),
+                dataset=dataset,
+                epochs=logs.epochs,
+                best_epoch=memory.best_epoch,
+                best_val_loss=memory.best_val_loss,
+            )
+
+
+def _prepare_directory(config: TrainConfig, dataset: Dataset, resume: bool) -> None:
+    """Stores the resolved configuration; refuses to mix two runs in one directory."""
+    path = config.output / "config.json"
+    story = {"config": config.story(), "manifest_sha256": dataset.manifest_sha256, "crop": str(dataset.crop)}
+    if path.exists():
+        if not resume:
+            raise ConfigError(f"{config.output}: holds a run already; add --resume or name another directory")
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["story"] != story:
+            changed = [key for key in story if before["story"].get(key) != story[key]]
+            raise ConfigError(f"{config.output}: the run was started with another {', '.join(changed)}; use the same")
+    elif resume:
+        raise ConfigError(f"{config.output}: there is no run to resume")
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"resolved": config.to_dict(), "story": story}, indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{config.output}: cannot be written: {error.strerror or error}") from error
+
+
+def _describe(config: TrainConfig, dataset: Dataset, steps: int, step: int, network: Network) -> str:
+    device = jax.devices()[0]
+    kernels = "CPU formulation of convolution and pooling" if device.platform == "cpu" else "plain XLA operations"
+    lines = [
+        json.dumps(config.to_dict(), indent=2),
+        f"devices: {jax.device_count()} x {device.device_kind} ({device.platform}), {config.dtype}, {kernels}",
+        f"data: {dataset.path}, {dict(dataset.sizes)}, crop {dataset.crop}",
+        f"steps per epoch: {steps}, starting after step {step}",
+    ]
+    return "\n".join(lines)
+
+
+def _flush(pending: list[tuple[int, Any]], memory: _Memory, logs: RunLogs) -> None:
+    """Fetches the metrics of the last steps, checks and logs them."""
+    fetched = [(step, jax.device_get(metrics)) for step, metrics in pending]
+    pending.clear()
+    for step, metrics in fetched:
+        if not math.isfinite(metrics["loss"]):
+            raise Diverged(
+                f"the loss of step {step} is {metrics['loss']}; lower the learning rate, and resume from the last "
+                "checkpoint or start anew"
+            )
+        memory.loss_sum += float(metrics["loss"]) * int(metrics["count"])
+        memory.correct += int(metrics["correct"])
+        memory.count += int(metrics["count"])
+    logs.steps((step, float(metrics["loss"])) for step, metrics in fetched)
+
+
+def _evaluate(
+    eval_step: Any, state: TrainState, dataset: Dataset, config: TrainConfig, layout: Layout
+) -> dict[str, float]:
+    sums = {"loss": 0.0, "correct": 0.0, "count": 0.0}
+    for batch in evaluation_batches(dataset.source("validation"), config.loader.batch_size):
+        _, metrics = eval_step(state.params, layout.split(batch))
+        for name in sums:
+            sums[name] += float(metrics[name])
+    return {"val_loss": sums["loss"] / sums["count"], "val_accuracy": sums["correct"] / sums["count"]}
+
+
+def _epoch_row(memory: _Memory, step: int, validation: dict[str, float]) -> dict[str, float]:
+    return {
+        "epoch": memory.epoch,
+        "step": step,
+        "loss": memory.loss_sum / memory.count,
+        "accuracy": memory.correct / memory.count,
+        **validation,
+        "seconds": round(memory.train_seconds, 3),
+        "images_per_second": round(memory.count / memory.train_seconds, 2),
+    }
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT are noted in; a second one ends the process as usual."""
+    noted: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        noted.append(signum)
+        signal.signal(signum, previous[signum])
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    try:
+        previous = {signum: signal.signal(signum, note) for signum in signals}
+    except ValueError:
+        # Not the main thread: whoever owns the process handles its signals.
+        yield noted
+        return
+    try:
+        yield noted
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+

@@ -1,0 +1,65 @@
+"""What all tests share: several CPU devices, the shared data where it is, a tiny bundle, a picture with a face."""
+
+from __future__ import annotations
+
+import os
+
+# Before JAX starts: data parallelism is tested on several devices of one CPU.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real faces, fakes and clips; never part of the repository because of its licences."""
+    path = Path(os.environ.get("FAKEFACE_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (path / "faces.csv").is_file():
+        pytest.skip(f"needs the labelled faces and clips; {path} has none (set FAKEFACE_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory) -> Path:
+    """A bundle of the report's network at 64 pixels with fresh weights: answers quickly and means nothing."""
+    from flax import nnx
+
+    from fakeface_jax.bundle import BundleSpec, save_bundle
+    from fakeface_jax.decision import VerdictBands
+    from fakeface_jax.faces import CropSpec
+    from fakeface_jax.models import create_model, flatten_state
+
+    config = {"name": "report", "size": 64, "dtype": "float32"}
+    weights = flatten_state(nnx.state(create_model(config, nnx.Rngs(0)), nnx.Param))
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    spec = BundleSpec(
+        name="tiny",
+        model=config,
+        crop=CropSpec(size=64),
+        detector="centerface",
+        bands=VerdictBands(real_below=0.3, fake_from=0.7, reason="chosen by hand for tests"),
+    )
+    save_bundle(path, spec, weights, card="A test bundle.\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def face_picture() -> np.ndarray:
+    """An RGB picture, 512 x 512, with one face: NASA's portrait of Eileen Collins, which scikit-image carries."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def faceless_picture() -> np.ndarray:
+    """An RGB picture without a face: scikit-image's cup of coffee."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.coffee())
