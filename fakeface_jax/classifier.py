@@ -106,8 +106,8 @@ class FaceClassifier:
     def scores(self, faces: Sequence[Face], crops: UInt8[np.ndarray, "n s s 3"]) -> list[FaceScore]:
         """Scores of faces whose crops were cut with `crop`, in order."""
         found = []
-        for face, logit in zip(faces, self.calibrated_logits(crops).tolist(), strict=True):
-            p_fake = float(sigmoid(np.float64(logit)))
+        logits = self.calibrated_logits(crops).astype(np.float64)
+        for face, logit, p_fake in zip(faces, logits.tolist(), sigmoid(logits).tolist(), strict=True):
             found.append(FaceScore(face=face, logit=logit, p_fake=p_fake, verdict=self.spec.bands.decide(p_fake)))
         return found
 

@@ -23,8 +23,8 @@ from fakeface_jax.labels import Verdict
 
 
 def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """The logistic function, without overflow for large negative logits."""
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+    """The logistic function, without overflow for large negative logits; a scalar is an array of no axes."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

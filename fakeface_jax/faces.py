@@ -301,5 +301,3 @@ class HaarDetector:
             if box is not None:
                 faces.append(Face(box=box, confidence=1.0))
         return _largest_first(faces)
-
-

@@ -97,7 +97,9 @@ def _to_rgb(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w 3"]:
     # An MPO file is a phone's JPEG with its depth or preview picture behind it: the first one is the photograph.
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":
-        raise DecodeError(source, f"holds {frames} pictures", "score it as a video: fakeface score, or save one of them")
+        raise DecodeError(
+            source, f"holds {frames} pictures", "score it as a video: fakeface score, or save one of them"
+        )
     picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):

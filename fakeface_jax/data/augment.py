@@ -10,40 +10,11 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num, UInt8
 
-from fakeface_jax.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How strongly training pictures are warped; every draw is uniform and independent per picture.
-
-    Attributes:
-        rotation: at most so many degrees either way.
-        width_shift: at most so large a share of the width either way.
-        height_shift: at most so large a share of the height either way.
-        zoom: factor in [1 - zoom, 1 + zoom], each axis on its own.
-        horizontal_flip: mirror half of the pictures.
-    """
-
-    rotation: float = 20.0
-    width_shift: float = 0.1
-    height_shift: float = 0.1
-    zoom: float = 0.1
-    horizontal_flip: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rotation <= 180:
-            raise ConfigError(f"rotation {self.rotation} is not between 0 and 180 degrees")
-        for name in ("width_shift", "height_shift", "zoom"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} is not a share in [0, 1)")
-
+from fakeface_jax.data.config import AugmentConfig
 
 NO_AUGMENTATION = AugmentConfig(rotation=0, width_shift=0, height_shift=0, zoom=0, horizontal_flip=False)
 
@@ -102,9 +73,7 @@ def warp(images: Num[Array, "n h w c"], matrices: Float[Array, "n 2 3"]) -> Floa
     return (top * (1 - fy) + bottom * fy).reshape(images.shape)
 
 
-def augment(
-    key: Key[Array, ""], images: UInt8[Array, "n h w 3"], config: AugmentConfig
-) -> Float[Array, "n h w 3"]:
+def augment(key: Key[Array, ""], images: UInt8[Array, "n h w 3"], config: AugmentConfig) -> Float[Array, "n h w 3"]:
     """A randomly warped batch, values still 0 to 255."""
     if config == NO_AUGMENTATION:
         return images.astype(jnp.float32)

@@ -17,6 +17,7 @@ from typing import Any
 
 from fakeface_jax.errors import DataError
 from fakeface_jax.faces import CropSpec
+from fakeface_jax.labels import Label
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,25 @@ class Dataset:
     manifest_sha256: str
     rejected: tuple[Mapping[str, str], ...]
 
-    def source(self, split: str) -> Any:
-        """Random access to a split: `len`, and items with `image` (uint8 RGB), `label`, `id`, `source`, `group`."""
+    def source(self, split: str, *, pictures: bool = True) -> Any:
+        """Random access to a split: `len`, and items with `image` (uint8 RGB), `label`, `id`, `source`, `group`.
+
+        Without `pictures` the image stays undecoded bytes, which is much faster where only the rest is wanted.
+        """
         if split not in self.sizes:
             raise DataError(f"{self.path}: has no split {split!r}; there are {', '.join(self.sizes)}")
         import tensorflow_datasets as tfds
 
-        return tfds.builder_from_directory(self.path).as_data_source(split)
+        decoders = None if pictures else {"image": tfds.decode.SkipDecoding()}
+        return tfds.builder_from_directory(self.path).as_data_source(split, decoders=decoders)
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Samples per split and class: {"train": {"real": 5000, "fake": 5007}, ...}."""
+        counts = {}
+        for split in self.sizes:
+            labels = [int(record["label"]) for record in self.source(split, pictures=False)]
+            counts[split] = {"real": labels.count(Label.REAL), "fake": labels.count(Label.FAKE)}
+        return counts
 
 
 def build_dataset(

@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,27 +18,11 @@ import grain
 import jax
 import numpy as np
 
+from fakeface_jax.data.config import LoaderConfig
 from fakeface_jax.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
 """`image` uint8 [n, h, w, 3], `label` float32 [n], `mask` float32 [n]: 1 for a sample, 0 for padding."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """How batches are made.
-
-    Attributes:
-        batch_size: samples per step, over all devices of all processes.
-        workers: reading processes; 0 reads in threads of this one, which is enough where the step is the slow part.
-    """
-
-    batch_size: int = 32
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise ConfigError(f"batch size {self.batch_size} and workers {self.workers} must be positive")
 
 
 class _Decode(grain.transforms.Map):
@@ -88,7 +71,9 @@ def train_batches(
     if config.workers:
         # Grain reads absl flags in its workers and fails where nobody parsed a command line through absl.
         absl.flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2))
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)
+        )
     return batches
 
 

@@ -85,9 +85,7 @@ class Manifest:
 
     def counts(self) -> dict[tuple[str, str, str], int]:
         """How many used pictures each (source, split, label) has."""
-        return dict(
-            collections.Counter((row.sample.source, row.split, str(row.sample.label)) for row in self.used())
-        )
+        return dict(collections.Counter((row.sample.source, row.split, str(row.sample.label)) for row in self.used()))
 
     def counts_table(self) -> str:
         """Counts per source, class and split, and what was left out, as text."""
@@ -107,7 +105,9 @@ class Manifest:
         reasons = collections.Counter((row.sample.source, row.left_out.split(":")[0]) for row in self.left_out())
         lines += [f"left out: {n:,} of {source}: {reason}" for (source, reason), n in sorted(reasons.items())]
         sizes = collections.Counter(row.group for row in self.used())
-        lines.append(f"groups: {len(sizes):,} of {sum(sizes.values()):,} pictures, largest {max(sizes.values(), default=0)}")
+        lines.append(
+            f"groups: {len(sizes):,} of {sum(sizes.values()):,} pictures, largest {max(sizes.values(), default=0)}"
+        )
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -118,7 +118,13 @@ class Manifest:
         if not self.rows:
             raise DataError("an empty manifest is not saved")
         columns = [
-            {**_columns(row.sample), **_columns(row.facts), "group": row.group, "split": row.split, "left_out": row.left_out}
+            {
+                **_columns(row.sample),
+                **_columns(row.facts),
+                "group": row.group,
+                "split": row.split,
+                "left_out": row.left_out,
+            }
             for row in self.rows
         ]
         path = Path(path)

@@ -144,9 +144,7 @@ def _read_140k(path: str, names: tuple[str, ...]) -> list[Sample]:
         if stated is not None and stated != (label, split):
             raise DataError(f"{path}: {name} lies under {split}/{label}, its CSV says {stated[1]}/{stated[0]}")
         method = "stylegan" if label is Label.FAKE else ""
-        samples.append(
-            Sample(root=path, name=name, label=label, source="140k", method=method, official_split=split)
-        )
+        samples.append(Sample(root=path, name=name, label=label, source="140k", method=method, official_split=split))
     missing = sorted(listed.keys() - seen)
     if missing:
         raise DataError(f"{path}: {len(missing)} files of its CSVs are missing, {missing[0]} first; unpack it again")

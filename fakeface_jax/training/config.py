@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from fakeface_jax.data.augment import AugmentConfig
-from fakeface_jax.data.loader import LoaderConfig
+from fakeface_jax.data.config import AugmentConfig, LoaderConfig
 from fakeface_jax.errors import ConfigError
 
 

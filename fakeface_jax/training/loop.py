@@ -59,6 +59,8 @@ class Interrupted(FakeFaceError):
 class Diverged(FakeFaceError):
     """The loss became infinite or no number."""
 
+    diverged = True
+
 
 class Reporter(Protocol):
     """Hears how a run goes; programs show it, tests record it."""
@@ -123,20 +125,10 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
         Interrupted: SIGTERM or SIGINT came; everything is saved.
         Diverged: the loss is not finite; the message names the step.
     """
-    dataset = open_dataset(config.data)
-    source = dataset.source("train")
-    steps = steps_per_epoch(source, config.loader)
-    layout = Layout.over_local_devices(config.loader.batch_size)
-    _prepare_directory(config, dataset, resume)
-
-    network, params = build_network(
-        {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype}, seed=config.seed
-    )
-    optimizer = optax.adam(config.learning_rate)
-    state = layout.replicate(init_state(params, optimizer))
-    train_step = make_train_step(network, optimizer, config.augment, seed=config.seed)
-    eval_step = make_eval_step(network)
-    iterator = iter(train_batches(source, config.loader, seed=config.seed))
+    run = _set_up(config)
+    _prepare_directory(config, run.dataset, resume)
+    dataset, layout, steps, state = run.dataset, run.layout, run.steps, run.state
+    iterator = iter(run.batches)
     memory = _Memory()
 
     with Checkpoints(config.output / "checkpoints") as checkpoints, _stop_signals() as stop:
@@ -145,7 +137,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
             iterator.set_state(saved.pop("iterator"))
             memory = _Memory(**saved)
         step = int(state.step)
-        reporter.start(_describe(config, dataset, steps, step, network))
+        reporter.start(_describe(config, run, step))
         with RunLogs(config.output, keep_steps=step) as logs:
 
             def save() -> None:
@@ -159,7 +151,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                     batch = layout.split(next(iterator))
                     # Nothing else may cross between host and device here: a stray fetch would stall every step.
                     with jax.transfer_guard("disallow"):
-                        state, metrics = train_step(state, batch)
+                        state, metrics = run.train_step(state, batch)
                     step += 1
                     memory.step_in_epoch += 1
                     pending.append((step, metrics))
@@ -177,7 +169,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                             raise Interrupted(stop[0], step)
                 memory.train_seconds += time.perf_counter() - started
 
-                row = _epoch_row(memory, step, _evaluate(eval_step, state, dataset, config, layout))
+                row = _epoch_row(memory, step, _evaluate(run, state, config))
                 best = row["val_loss"] < memory.best_val_loss
                 if best:
                     memory.best_val_loss, memory.best_epoch = row["val_loss"], memory.epoch
@@ -190,13 +182,71 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                 save()
             checkpoints.wait()
             return TrainResult(
-                network=network,
+                network=run.network,
                 params=checkpoints.restore_best(like=state.params),
                 dataset=dataset,
                 epochs=logs.epochs,
                 best_epoch=memory.best_epoch,
                 best_val_loss=memory.best_val_loss,
             )
+
+
+def dry_run(config: TrainConfig) -> str:
+    """Does everything once, one step and one evaluation batch, writes nothing, and says what a run would do.
+
+    Raises:
+        ConfigError, DataError: as `train`.
+        Diverged: the first loss is not finite.
+    """
+    run = _set_up(config)
+    batch = run.layout.split(next(iter(run.batches)))
+    started = time.perf_counter()
+    state, metrics = run.train_step(run.state, batch)
+    loss = float(metrics["loss"])
+    seconds = time.perf_counter() - started
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of the first step is {loss}")
+    held_out = next(evaluation_batches(run.dataset.source("validation"), config.loader.batch_size))
+    run.eval_step(state.params, run.layout.split(held_out))
+    return (
+        f"{_describe(config, run, 0)}\nfirst step: loss {loss:.4f}, {seconds:.1f} s with compilation; nothing written"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What training and a dry run have in common."""
+
+    dataset: Dataset
+    layout: Layout
+    steps: int
+    network: Network
+    state: TrainState
+    batches: Any
+    train_step: Any
+    eval_step: Any
+
+
+def _set_up(config: TrainConfig) -> _Run:
+    dataset = open_dataset(config.data)
+    for split in ("train", "validation"):
+        dataset.source(split, pictures=False)
+    source = dataset.source("train")
+    network, params = build_network(
+        {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype}, seed=config.seed
+    )
+    layout = Layout.over_local_devices(config.loader.batch_size)
+    optimizer = optax.adam(config.learning_rate)
+    return _Run(
+        dataset=dataset,
+        layout=layout,
+        steps=steps_per_epoch(source, config.loader),
+        network=network,
+        state=layout.replicate(init_state(params, optimizer)),
+        batches=train_batches(source, config.loader, seed=config.seed),
+        train_step=make_train_step(network, optimizer, config.augment, seed=config.seed),
+        eval_step=make_eval_step(network),
+    )
 
 
 def _prepare_directory(config: TrainConfig, dataset: Dataset, resume: bool) -> None:
@@ -221,14 +271,15 @@ def _prepare_directory(config: TrainConfig, dataset: Dataset, resume: bool) -> N
         raise DataError(f"{config.output}: cannot be written: {error.strerror or error}") from error
 
 
-def _describe(config: TrainConfig, dataset: Dataset, steps: int, step: int, network: Network) -> str:
+def _describe(config: TrainConfig, run: _Run, step: int) -> str:
     device = jax.devices()[0]
     kernels = "CPU formulation of convolution and pooling" if device.platform == "cpu" else "plain XLA operations"
     lines = [
         json.dumps(config.to_dict(), indent=2),
+        run.network.summary,
         f"devices: {jax.device_count()} x {device.device_kind} ({device.platform}), {config.dtype}, {kernels}",
-        f"data: {dataset.path}, {dict(dataset.sizes)}, crop {dataset.crop}",
-        f"steps per epoch: {steps}, starting after step {step}",
+        f"data: {run.dataset.path}, {dict(run.dataset.sizes)}, {run.dataset.crop}",
+        f"steps per epoch: {run.steps}, starting after step {step}",
     ]
     return "\n".join(lines)
 
@@ -249,12 +300,10 @@ def _flush(pending: list[tuple[int, Any]], memory: _Memory, logs: RunLogs) -> No
     logs.steps((step, float(metrics["loss"])) for step, metrics in fetched)
 
 
-def _evaluate(
-    eval_step: Any, state: TrainState, dataset: Dataset, config: TrainConfig, layout: Layout
-) -> dict[str, float]:
+def _evaluate(run: _Run, state: TrainState, config: TrainConfig) -> dict[str, float]:
     sums = {"loss": 0.0, "correct": 0.0, "count": 0.0}
-    for batch in evaluation_batches(dataset.source("validation"), config.loader.batch_size):
-        _, metrics = eval_step(state.params, layout.split(batch))
+    for batch in evaluation_batches(run.dataset.source("validation"), config.loader.batch_size):
+        _, metrics = run.eval_step(state.params, run.layout.split(batch))
         for name in sums:
             sums[name] += float(metrics[name])
     return {"val_loss": sums["loss"] / sums["count"], "val_accuracy": sums["correct"] / sums["count"]}
@@ -293,5 +342,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-
-

@@ -39,16 +39,24 @@ class Network:
     Attributes:
         apply: (params, float pixels) -> logits.
         config: what `create_model` made it from.
+        summary: its layers and parameters as a table.
     """
 
     apply: Callable[[nnx.State, Any], jax.Array]
     config: Mapping[str, Any]
+    summary: str
 
 
 def build_network(config: Mapping[str, Any], *, seed: int) -> tuple[Network, nnx.State]:
     """A network and its fresh weights."""
-    graph, params, rest = nnx.split(create_model(config, nnx.Rngs(seed)), nnx.Param, ...)
-    return Network(apply=lambda params, pixels: nnx.merge(graph, params, rest)(pixels), config=config), params
+    model = create_model(config, nnx.Rngs(seed))
+    summary = model.summary()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def apply(params: nnx.State, pixels: Any) -> jax.Array:
+        return nnx.merge(graph, params, rest)(pixels)
+
+    return Network(apply=apply, config=config, summary=summary), params
 
 
 def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
@@ -77,6 +85,4 @@ class Layout:
     def split(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host batch, divided along its first axis."""
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
-        return {
-            key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
-        }
+        return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

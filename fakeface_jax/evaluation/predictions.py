@@ -1,0 +1,163 @@
+"""What a model said about a labelled set: one row per face, the only input of calibration and evaluation.
+
+Kept as a file of its own, so that metrics, thresholds and plots can be redone without the model or the pictures.
+
+Example:
+    >>> predictions = Predictions.load("runs/report/predictions-test.parquet")
+    >>> predictions.select("ciplab").labels.mean()
+    0.47
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Integer, Shaped
+
+from fakeface_jax.errors import DataError
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("group", pa.string()),
+        ("label", pa.int8()),
+        ("logit", pa.float32()),
+    ]
+)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    Readers see the old file or the new one, never half of one; after an error nothing is left behind.
+
+    Raises:
+        DataError: the directory or the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Same directory, because a rename is only atomic within one file system.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp's files are private to their owner
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}; name a writable directory") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Labelled faces and a model's logits for them; arrays of one length, one row per face.
+
+    Attributes:
+        ids: names of the faces, str.
+        sources: the data set of the merge each face is from, str.
+        groups: faces that are not independent of each other share one (same original video, near-duplicates), str.
+        labels: 0 real, 1 fake; kept as int8.
+        logits: before calibration, larger means more likely fake, finite; kept as float32, as models give them.
+
+    Raises:
+        DataError: lengths differ, a label is neither 0 nor 1, or a logit is not finite.
+    """
+
+    ids: Shaped[np.ndarray, " n"]
+    sources: Shaped[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"]
+    labels: Integer[np.ndarray, " n"]
+    logits: Float[np.ndarray, " n"]
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "sources", "groups"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+        labels = np.asarray(self.labels)
+        with np.errstate(over="ignore"):  # what overflows is reported below
+            logits = np.asarray(self.logits, dtype=np.float32)
+        arrays = {"ids": self.ids, "sources": self.sources, "groups": self.groups, "labels": labels, "logits": logits}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if len(set(shapes.values())) != 1 or labels.ndim != 1:
+            raise DataError(f"predictions need five arrays of one length, not {shapes}")
+        wrong = ~np.isin(labels, (0, 1))
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            raise DataError(f"{self.ids[first]}: label {labels[first]!s} is neither 0 (real) nor 1 (fake)")
+        wrong = ~np.isfinite(logits)
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            raise DataError(
+                f"{self.ids[first]}: logit is {logits[first]!s} ({int(wrong.sum())} of {len(logits)} are not finite); "
+                "the model diverged"
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int8))
+        object.__setattr__(self, "logits", logits)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, which: str | Bool[np.ndarray, " n"]) -> Predictions:
+        """The rows of one source (empty when it has none), or those where a mask is true.
+
+        Raises:
+            DataError: a mask of another length or type.
+        """
+        if isinstance(which, str):
+            mask = self.sources == which
+        else:
+            mask = np.asarray(which)
+            if mask.dtype != np.bool_ or mask.shape != self.labels.shape:
+                raise DataError(f"a mask needs {len(self)} booleans, not {mask.dtype} {mask.shape}")
+        return Predictions(
+            ids=self.ids[mask],
+            sources=self.sources[mask],
+            groups=self.groups[mask],
+            labels=self.labels[mask],
+            logits=self.logits[mask],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a Parquet file with columns id, source, group, label, logit, complete or not at all.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        columns = [self.ids.tolist(), self.sources.tolist(), self.groups.tolist(), self.labels, self.logits]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), temporary)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Predictions:
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: missing, no Parquet file, or other columns.
+        """
+        try:
+            # A file object, so that pyarrow cannot read a directory of that name as a data set.
+            with Path(path).open("rb") as file:
+                table = pq.read_table(file)
+        except OSError as error:
+            raise DataError(f"{path}: cannot read predictions: {error.strerror or error}; check the path") from error
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: no Parquet file, or a damaged one; make the predictions again") from error
+        missing = [name for name in _SCHEMA.names if name not in table.column_names]
+        if missing or any(table[name].null_count for name in _SCHEMA.names):
+            lacks = f"columns {', '.join(missing)}" if missing else "values"
+            raise DataError(f"{path}: predictions lack {lacks}; make them again")
+        columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group")}
+        return cls(labels=table["label"].to_numpy(), logits=table["logit"].to_numpy(), **columns)

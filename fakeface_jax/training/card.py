@@ -1,0 +1,87 @@
+"""The model card: what a bundle is, what it was made from, how good it is, and where it must not be trusted.
+
+Example:
+    >>> print(model_card(bundle.spec))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fakeface_jax.bundle import BundleSpec
+
+_LIMITS = """\
+- It answers for single faces that look like its training data. On generators, cameras and editing that it has not
+  seen it is close to guessing; see the table per source.
+- A score is evidence, not proof. `inconclusive` is the honest answer for most difficult faces.
+- Small, blurred, heavily compressed, masked or profile faces lower its accuracy.
+- It must not be the only ground for an accusation, a removal or a hiring decision.
+- Ages, skin tones and sexes are not labelled in the training data, so differences between them were not measured."""
+
+_LICENCE = """\
+The code is Apache-2.0. The training pictures carry non-commercial or restricted terms (ciplab, FFHQ and therefore the
+real half of 140k, DFDC), or state no licence; so these weights are for research and other non-commercial use only."""
+
+
+def model_card(spec: BundleSpec, *, table: str = "", command: str = "") -> str:
+    """The card in Markdown.
+
+    Args:
+        spec: the bundle's specification.
+        table: results per source on the test split, as a Markdown table.
+        command: what reproduces the bundle.
+    """
+    provenance = spec.provenance
+    data = provenance.get("data", {})
+    sections = [
+        f"# {spec.name}",
+        f"A fake-face detector: network `{spec.model.get('name')}`, {spec.crop.size} x {spec.crop.size} pixel face "
+        f"crops with margin {spec.crop.margin} found by `{spec.detector}`. Output: P(fake) in [0, 1].",
+        "## Results on the test split",
+        table or "Not measured yet: run `fakeface evaluate --bundle BUNDLE --data DATA --card`.",
+        "## Calibration and verdicts",
+        f"- calibration: {spec.calibration.method}, fitted on {spec.calibration.samples} faces of the "
+        f"{spec.calibration.split or '(no)'} split",
+        "\n".join(_operating_points(spec)),
+        f"- verdict `fake` from {spec.bands.fake_from:.4f} on, `real` below {spec.bands.real_below:.4f}, between them "
+        f"`inconclusive` ({spec.bands.reason})",
+        "- thresholds hold for the mix of sources that they were chosen on; on other pictures the error rates differ",
+        "## Training",
+        _training(provenance, data),
+        f"Command: `{command}`" if command else "",
+        "## Limits",
+        _LIMITS,
+        "## Licence and data",
+        _LICENCE,
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _operating_points(spec: BundleSpec) -> list[str]:
+    what = {"fpr": "real faces called fake", "fnr": "fake faces called real"}
+    return [
+        f"- threshold {point.threshold:.4f}: {point.rate:.0%} {what[point.kind]} on {point.samples} faces of the "
+        f"{point.split} split (95 % interval {point.rate_low:.1%} to {point.rate_high:.1%})"
+        for point in spec.operating_points
+    ]
+
+
+def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    if not provenance:
+        return "Not recorded."
+    best = provenance.get("best_epoch", {})
+    lines = [
+        f"- samples: {json.dumps(data.get('sizes', {}))}, manifest sha256 `{data.get('manifest_sha256', '')}`",
+        f"- weights of epoch {best.get('epoch', 0):.0f} of {provenance.get('epochs_run', 0)}, chosen by "
+        f"{provenance.get('chosen_by', '')} ({best.get('val_loss', 0):.4f})",
+        f"- {provenance.get('training_seconds', 0) / 60:.0f} minutes on {provenance.get('device', '')}, "
+        f"{json.dumps(provenance.get('versions', {}))}",
+        "- configuration:",
+        "",
+        "```json",
+        json.dumps(provenance.get("config", {}), indent=2),
+        "```",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""From best weights to a bundle: calibrated on the split kept for it, with thresholds, figures and a model card.
+
+Example:
+    >>> bundle = finish(train(config, reporter), config)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+from fakeface_jax.bundle import Bundle, BundleSpec, save_bundle
+from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.data.augment import augment
+from fakeface_jax.data.dataset import Dataset
+from fakeface_jax.data.loader import train_batches
+from fakeface_jax.decision import VerdictBands
+from fakeface_jax.evaluation.calibration import choose_bands, choose_operating_points, fit_calibration
+from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
+from fakeface_jax.models import flatten_state
+from fakeface_jax.training.card import model_card
+from fakeface_jax.training.config import TrainConfig
+from fakeface_jax.training.loop import TrainResult
+
+CALIBRATION_SPLIT = "calibration"
+"""Neither training, nor early stopping, nor testing sees it."""
+
+
+def finish(result: TrainResult, config: TrainConfig) -> Bundle:
+    """Calibrates the best weights and writes `bundle/` into the run directory.
+
+    Probabilities and thresholds are fitted on the calibration split with the weights as stored (half precision), so
+    that they belong to exactly the model that is used. Without that split the bundle says that it is not calibrated.
+    """
+    path = config.output / "bundle"
+    weights = flatten_state(result.params)
+    spec = BundleSpec(
+        name=config.output.name,
+        model=result.network.config,
+        crop=result.dataset.crop,
+        detector=result.dataset.detector,
+        bands=VerdictBands(real_below=0.0, fake_from=1.0, reason="not calibrated: every verdict is inconclusive"),
+        provenance=_provenance(result, config),
+    )
+    bundle = save_bundle(path, spec, weights, card=model_card(spec))
+    if CALIBRATION_SPLIT in result.dataset.sizes:
+        spec = calibrate(spec, FaceClassifier(bundle), result.dataset)
+        bundle = save_bundle(path, spec, weights, card=model_card(spec))
+    plot_history(result.epochs, config.output / "history.png")
+    return bundle
+
+
+def calibrate(spec: BundleSpec, classifier: FaceClassifier, dataset: Dataset) -> BundleSpec:
+    """The specification with probabilities, operating points and verdict bands fitted on the calibration split."""
+    predictions = predict(classifier, dataset, CALIBRATION_SPLIT)
+    calibration = fit_calibration(
+        predictions.labels, predictions.logits, split=CALIBRATION_SPLIT, groups=predictions.groups
+    )
+    points = choose_operating_points(
+        predictions.labels,
+        calibration(predictions.logits.astype(np.float64)),
+        split=CALIBRATION_SPLIT,
+        groups=predictions.groups,
+    )
+    return dataclasses.replace(spec, calibration=calibration, operating_points=points, bands=choose_bands(points))
+
+
+def draw_data(config: TrainConfig, dataset: Dataset) -> None:
+    """Writes what people look at before a run: class histogram per split, a 4 x 4 grid of an augmented batch."""
+    config.output.mkdir(parents=True, exist_ok=True)
+    plot_class_histogram(dataset.class_counts(), config.output / "classes.png")
+    batch = next(iter(train_batches(dataset.source("train"), config.loader, seed=config.seed, processes=(0, 1))))
+    count = min(16, len(batch["label"]))
+    warped = augment(jax.random.key(config.seed), batch["image"][:count], config.augment)
+    images = np.asarray(warped).round().astype(np.uint8)
+    plot_batch(images, batch["label"][:count].astype(np.int64), config.output / "batch.png")
+
+
+def _provenance(result: TrainResult, config: TrainConfig) -> Mapping[str, Any]:
+    best = next(row for row in result.epochs if row["epoch"] == result.best_epoch)
+    return {
+        "config": config.to_dict(),
+        "data": {
+            "sizes": dict(result.dataset.sizes),
+            "manifest_sha256": result.dataset.manifest_sha256,
+            "rejected": len(result.dataset.rejected),
+        },
+        "chosen_by": "lowest validation loss",
+        "best_epoch": {key: float(value) for key, value in best.items()},
+        "epochs_run": len(result.epochs),
+        "training_seconds": float(sum(row["seconds"] for row in result.epochs)),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "machine": platform.machine(),
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in ("jax", "flax", "optax", "grain", "fakeface-jax")},
+    }

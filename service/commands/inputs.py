@@ -1,0 +1,46 @@
+"""Which files the user means: names, directories, globs, and `-` for standard input.
+
+Example:
+    >>> list(expand(["photos", "more/*.png"], IMAGE_EXTENSIONS))
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from fakeface_jax.errors import OpenError
+
+STDIN = "-"
+
+
+def expand(names: Sequence[str], extensions: Collection[str]) -> Iterator[str | OpenError]:
+    """The inputs behind the names, in order; an error in place of a name that stands for nothing.
+
+    Args:
+        names: a file is taken whatever it is called; a directory stands for the files below it with one of the
+            extensions; a name with `*`, `?` or `[` that is no file is a glob (`**` for any depth).
+        extensions: lower case, with the dot.
+    """
+    for name in names:
+        if name != STDIN and os.path.isdir(name):  # noqa: PTH112 - the user's spelling is kept
+            yield from _directory(name, extensions) or [
+                OpenError(name, "holds no file of a known kind", f"known: {', '.join(sorted(extensions))}")
+            ]
+        elif name != STDIN and glob.has_magic(name) and not os.path.lexists(name):
+            found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
+            files = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112
+            yield from files or [OpenError(name, "matches no file", "check the pattern")]
+        else:
+            yield name
+
+
+def _directory(name: str, extensions: Collection[str]) -> list[str]:
+    return sorted(
+        str(Path(folder) / file)
+        for folder, _, files in os.walk(name)
+        for file in files
+        if Path(file).suffix.lower() in extensions and not file.startswith(".")
+    )

@@ -1,0 +1,280 @@
+"""`fakeface classify` and `fakeface score`: pictures and videos in, one record per input out.
+
+A bad input is recorded with its error and the others go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, OpenError
+from service.commands.inputs import STDIN, expand
+from service.commands.output import Format, Records
+from video.sampling import Sampling
+
+if TYPE_CHECKING:
+    from fakeface_jax.classifier import FaceClassifier
+    from fakeface_jax.faces import FaceDetector
+    from video.report import ImageReport, VideoReport
+
+SOME_FAILED = 3
+NONE_READ = 4
+
+VIDEO_EXTENSIONS = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".gif"}
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """What both commands take.
+
+    Attributes:
+        model: bundle directory; the model that ships if not given.
+        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
+        format: text for people, json, jsonl or csv for programs.
+        output: write the results there instead of to standard output.
+        save: write the picture or video with boxes and scores there: a file for one input, a directory for several.
+        show: show the result in a window.
+    """
+
+    model: Path | None = None
+    detector: str | None = None
+    format: Format = "text"
+    output: Path | None = None
+    save: Path | None = None
+    show: bool = False
+
+    def load(self) -> tuple[FaceClassifier, FaceDetector]:
+        """The classifier and the detector, before any input is looked at."""
+        from fakeface_jax.classifier import FaceClassifier
+        from fakeface_jax.faces import create_detector
+
+        if self.show and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            # OpenCV's window system aborts the whole process here instead of raising.
+            raise ConfigError("--show needs a screen and there is none; use --save FILE")
+        classifier = FaceClassifier.load(self.model)
+        return classifier, create_detector(self.detector or classifier.spec.detector)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classify(Common):
+    """Finds every face in pictures and says how likely each is fake.
+
+    Attributes:
+        paths: pictures, directories, globs, or - for a picture on standard input.
+        whole_image: the pictures are face crops already: score each as a whole.
+    """
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    whole_image: bool = False
+
+    def run(self) -> int:
+        """Scores all pictures; the exit code."""
+        from fakeface_jax.images import EXTENSIONS, read_image
+        from video.render import annotate, save_annotated_image
+        from video.scoring import score_image
+
+        classifier, detector = self.load()
+        targets = _Targets(self.save, [".png"] + sorted(EXTENSIONS), many=len(self.paths) != 1 or _is_many(self.paths[0]))
+
+        def score(name: str) -> ImageReport:
+            data = _read_stdin() if name == STDIN else None
+            report = score_image(
+                classifier, detector, name if data is None else data, whole_image=self.whole_image, name=name
+            )
+            if self.save is not None or self.show:
+                from fakeface_jax.images import decode_image
+
+                image = read_image(name) if data is None else decode_image(data, source=name)
+                if self.save is not None:
+                    save_annotated_image(image, report, targets.path(name, ".png"))
+                if self.show:
+                    _show(annotate(image, report.faces), name)
+            return report
+
+        return _score_all(self, list(expand(self.paths, EXTENSIONS)), score, _image_text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score(Common):
+    """Scores videos: faces in sampled frames, one fake score per video.
+
+    Attributes:
+        videos: video files, directories or globs.
+        sampling: which frames are looked at; 32 evenly spread ones if nothing is said.
+        frame_table: write one CSV row per face and sampled frame there.
+    """
+
+    videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
+    sampling: Sampling = Sampling()
+    frame_table: Path | None = None
+
+    def run(self) -> int:
+        """Scores all videos; the exit code."""
+        from video.outputs import whole_file
+        from video.render import VIDEO_CODECS, save_annotated_video
+        from video.report import FRAME_COLUMNS
+        from video.scoring import score_video
+
+        classifier, detector = self.load()
+        inputs = list(expand(self.videos, VIDEO_EXTENSIONS))
+        targets = _Targets(self.save, list(VIDEO_CODECS), many=len(self.videos) != 1 or _is_many(self.videos[0]))
+        rows: list[dict[str, Any]] = []
+
+        def score(name: str) -> VideoReport:
+            with _bar(name, unit="frame") as bar:
+
+                def progress(done: int, total: int | None) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+
+                report = score_video(classifier, detector, name, self.sampling, progress=progress)
+            if self.frame_table is not None:
+                rows.extend(report.frame_rows())
+            if self.save is not None:
+                save_annotated_video(report, targets.path(name, ".mp4"))
+            if self.show:
+                _show_video(report)
+            return report
+
+        code = _score_all(self, inputs, score, _video_text)
+        if self.frame_table is not None:
+            with (
+                whole_file(self.frame_table, extensions={".csv"}) as temporary,
+                temporary.open("w", newline="", encoding="utf-8") as file,
+            ):
+                writer = csv.DictWriter(file, FRAME_COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+        return code
+
+
+def _score_all(
+    settings: Common, inputs: list[str | OpenError], score: Callable[[str], Any], text: Callable[[Any], str]
+) -> int:
+    from video.report import SUMMARY_COLUMNS, ErrorRecord
+
+    failed = 0
+    with Records(settings.format, output=settings.output, columns=SUMMARY_COLUMNS) as records:
+        for name in inputs:
+            try:
+                if isinstance(name, OpenError):
+                    raise name
+                report = score(name)
+            except MediaError as error:
+                failed += 1
+                shown = error.source if isinstance(name, OpenError) else name
+                print(f"fakeface: {error}", file=sys.stderr)
+                records.add(ErrorRecord(input=shown, error=str(error)), f"{shown}: error")
+            else:
+                records.add(report, text(report))
+    if not failed:
+        return 0
+    return NONE_READ if failed == len(inputs) else SOME_FAILED
+
+
+def _image_text(report: ImageReport) -> str:
+    lines = [f"{report.input}: {_answer(report)}"]
+    for number, face in enumerate(report.faces, start=1):
+        x0, y0, x1, y1 = (round(value) for value in face.box)
+        score = "too small to score" if face.p_fake is None else f"P(fake) {face.p_fake:.3f}  {face.verdict}"
+        lines.append(f"  face {number}  x {x0}-{x1}  y {y0}-{y1}  {score}")
+    return "\n".join(lines)
+
+
+def _video_text(report: VideoReport) -> str:
+    evidence, seconds = report.evidence, report.seconds
+    lines = [
+        f"{report.input}: {_answer(report)}",
+        f"  evidence  {evidence.faces_scored} faces in {evidence.frames_with_face} of {evidence.frames_sampled} sampled "
+        f"frames, {evidence.seconds:.1f} s; {evidence.faces_too_small} faces too small, "
+        f"{evidence.frames_dropped} frames undecodable",
+        f"  time      open {seconds.open:.2f}  decode {seconds.decode:.2f}  detect {seconds.detect:.2f}  "
+        f"classify {seconds.classify:.2f}  aggregate {seconds.aggregate:.2f} s, {report.fps:.0f} frames/s",
+    ]
+    for frame, face in report.most_suspicious(3):
+        lines.append(f"  at {frame.time:8.2f} s  frame {frame.index:6d}  P(fake) {face.p_fake:.3f}  {face.verdict}")
+    return "\n".join(lines)
+
+
+def _answer(report: ImageReport | VideoReport) -> str:
+    score = "" if report.p_fake is None else f"  P(fake) {report.p_fake:.3f}"
+    return f"{report.verdict}{score}" + (f"  ({report.reason})" if report.reason else "")
+
+
+def _is_many(name: str) -> bool:
+    return name != STDIN and not Path(name).is_file()
+
+
+class _Targets:
+    """Where each input's picture is saved: the named file for one input, files in the named directory for several."""
+
+    def __init__(self, save: Path | None, extensions: list[str], *, many: bool) -> None:
+        self._single = save is not None and not many and save.suffix.lower() in extensions and not save.is_dir()
+        self._save = save
+        self._used: set[Path] = set()
+        if save is not None and not self._single:
+            try:
+                save.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--save {save}: cannot be made a directory: {error.strerror}") from error
+
+    def path(self, name: str, extension: str) -> Path:
+        if self._save is None or self._single:
+            return self._save or Path()
+        stem = "stdin" if name == STDIN else Path(name).stem
+        number = 1
+        # Inputs of different folders may share a name; none may overwrite another's picture.
+        while (path := self._save / f"{stem}-scored{'' if number == 1 else f'-{number}'}{extension}") in self._used:
+            number += 1
+        self._used.add(path)
+        return path
+
+
+def _read_stdin() -> bytes:
+    from fakeface_jax.images import MAX_BYTES
+
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise LimitExceeded(STDIN, f"more than {MAX_BYTES // 2**20} MiB on standard input", "make it smaller")
+    return data
+
+
+def _bar(name: str, *, unit: str) -> Any:
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is no terminal.
+    return tqdm(desc=Path(name).name[:32], unit=unit, disable=None, leave=False)
+
+
+def _show(image: Any, title: str) -> None:
+    import cv2
+
+    cv2.imshow(title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    cv2.waitKey(0)
+    cv2.destroyAllWindows()
+
+
+def _show_video(report: VideoReport) -> None:
+    import cv2
+
+    for image, fps in _annotated(report):
+        cv2.imshow(report.input, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if cv2.waitKey(max(1, round(1000 / fps))) in (27, ord("q")):
+            break
+    cv2.destroyAllWindows()
+
+
+def _annotated(report: VideoReport) -> Iterator[tuple[Any, float]]:
+    from video.render import annotated_frames
+
+    yield from annotated_frames(report)

@@ -1,0 +1,156 @@
+"""`fakeface train` and `fakeface evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+from fakeface_jax.errors import ConfigError
+from fakeface_jax.training.config import TrainConfig
+
+_NEEDS_TRAINING_EXTRA = "this needs the training extra: pip install 'fakeface-jax[train]'"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Trains a model on prepared crops and writes a calibrated bundle.
+
+    Early stopping and the best weights both go by the LOWEST validation loss.
+
+    Attributes:
+        config: the run.
+        resume: continue the run in `output` where it stopped, with the losses it would have had.
+        dry_run: do everything once, write nothing, and say what a run would do.
+    """
+
+    config: TrainConfig
+    resume: bool = False
+    dry_run: bool = False
+
+    def run(self) -> int:
+        """Trains; the exit code."""
+        try:
+            from fakeface_jax.data.dataset import open_dataset
+            from fakeface_jax.training.finish import draw_data, finish
+            from fakeface_jax.training.loop import dry_run, train
+        except ImportError as error:
+            raise ConfigError(f"{error.name} is missing; {_NEEDS_TRAINING_EXTRA}") from error
+
+        if self.dry_run:
+            print(dry_run(self.config))
+            return 0
+        if not (self.config.output / "config.json").exists():
+            # Before the hours of training, so that wrong labels or a wild augmentation are seen in time.
+            draw_data(self.config, open_dataset(self.config.data))
+        result = train(self.config, _Terminal(), resume=self.resume)
+        bundle = finish(result, self.config)
+        print(f"lowest validation loss {result.best_val_loss:.4f} in epoch {result.best_epoch}")
+        print(f"bundle: {bundle.path}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measures a bundle on a split: per source and overall, with intervals by group.
+
+    Attributes:
+        data: prepared crops, from `fakeface data build`.
+        output: where metrics.json, report.md, predictions.parquet and the figures go.
+        bundle: the bundle; the model that ships if not given.
+        split: part of the data. The test split is for the published table alone: choose nothing by it.
+        resamples: of the bootstrap.
+        card: write the table into the bundle's model card.
+    """
+
+    data: Path
+    output: Path
+    bundle: Path | None = None
+    split: str = "test"
+    resamples: int = 1000
+    card: bool = False
+
+    def run(self) -> int:
+        """Evaluates; the exit code."""
+        try:
+            from fakeface_jax.data.dataset import open_dataset
+            from fakeface_jax.evaluation.inference import predict
+            from fakeface_jax.evaluation.metrics import evaluate
+            from fakeface_jax.evaluation.report import markdown_table, write_report
+        except ImportError as error:
+            raise ConfigError(f"{error.name} is missing; {_NEEDS_TRAINING_EXTRA}") from error
+        from tqdm import tqdm
+
+        from fakeface_jax.classifier import FaceClassifier
+
+        classifier = FaceClassifier.load(self.bundle)
+        dataset = open_dataset(self.data)
+        with tqdm(desc=self.split, unit="face", disable=None) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            predictions = predict(classifier, dataset, self.split, progress=progress)
+        spec = classifier.spec
+        evaluation = evaluate(predictions, spec.calibration, spec.bands, resamples=self.resamples)
+        context = {
+            "model": f"{spec.name} ({spec.model['name']})",
+            "bundle": classifier.bundle.id,
+            "data": dataset.manifest_sha256,
+            "split": self.split,
+        }
+        predictions.save(self.output / "predictions.parquet")
+        paths = write_report(evaluation, self.output, f"{spec.name} on the {self.split} split", context)
+        print(markdown_table(evaluation))
+        print(f"\nreport: {paths['report']}")
+        if self.card:
+            self._write_card(classifier.bundle, evaluation)
+        return 0
+
+    def _write_card(self, bundle: Any, evaluation: Any) -> None:
+        from fakeface_jax.bundle import save_bundle
+        from fakeface_jax.evaluation.report import markdown_table, verdict_table
+        from fakeface_jax.training.card import model_card
+
+        metrics = {"split": self.split, **evaluation.to_dict()}
+        spec = dataclasses.replace(bundle.spec, metrics=metrics)
+        table = f"{markdown_table(evaluation)}\n\nVerdicts:\n\n{verdict_table(evaluation)}"
+        saved = save_bundle(bundle.path, spec, bundle.weights, card=model_card(spec, table=table))
+        print(f"model card: {saved.path / 'README.md'}")
+
+
+class _Terminal:
+    """Shows a run on a terminal, or as plain lines where stderr is none."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._started = time.monotonic()
+
+    def start(self, text: str) -> None:
+        """The configuration, the network and the device."""
+        print(text, file=sys.stderr)
+
+    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
+        """A bar with the time left in this epoch."""
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="step", mininterval=1, leave=False)
+        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def epoch(self, row: dict[str, float], *, best: bool) -> None:
+        """One line per epoch."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        print(
+            f"epoch {row['epoch']:3.0f}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
+            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
+            f"{row['seconds']:.0f} s  {row['images_per_second']:.1f} images/s" + ("  best" if best else ""),
+            flush=True,
+        )

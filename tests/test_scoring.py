@@ -1,0 +1,249 @@
+"""The pipeline on clips whose faces are known: a detector that finds what the test says, and the real one."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import weakref
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.decision import VerdictBands
+from fakeface_jax.errors import ConfigError, MediaError, OpenError
+from fakeface_jax.faces import Face, create_detector
+from fakeface_jax.labels import Verdict
+from video.sampling import Sampling
+from video.scoring import MIN_FACES, score_image, score_video
+
+
+class FixedDetector:
+    """Finds the same boxes in every picture, and remembers how many pictures were alive at once."""
+
+    name = "fixed"
+
+    def __init__(self, *boxes):
+        self.boxes = boxes
+        self.calls = 0
+        self.most_alive = 0
+        self._seen: list[weakref.ref] = []
+
+    def detect(self, image):
+        self.calls += 1
+        self._seen.append(weakref.ref(image))
+        self.most_alive = max(self.most_alive, sum(reference() is not None for reference in self._seen))
+        return [Face(box=box, confidence=0.9) for box in self.boxes]
+
+
+class EveryOther(FixedDetector):
+    def detect(self, image):
+        faces = super().detect(image)
+        return faces if self.calls % 2 else []
+
+
+LARGE = (20.0, 20.0, 80.0, 100.0)
+SECOND = (90.0, 10.0, 150.0, 80.0)
+THIRD = (40.0, 50.0, 100.0, 118.0)
+TINY = (5.0, 5.0, 30.0, 36.0)
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_bundle):
+    return FaceClassifier.load(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, face_picture):
+    """4 seconds at 25 per second, 160 x 120: a photograph that drifts to the left, so that frames differ."""
+    path = tmp_path_factory.mktemp("clip") / "clip.avi"
+    picture = cv2.cvtColor(cv2.resize(face_picture, (300, 300)), cv2.COLOR_RGB2BGR)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (160, 120))
+    for number in range(100):
+        writer.write(picture[10:130, number : number + 160])
+    writer.release()
+    return path
+
+
+def with_bands(classifier, real_below, fake_from):
+    bands = VerdictBands(real_below=real_below, fake_from=fake_from)
+    bundle = dataclasses.replace(classifier.bundle, spec=dataclasses.replace(classifier.spec, bands=bands))
+    return FaceClassifier(bundle)
+
+
+def test_image_by_path_bytes_and_array_agree(classifier, face_picture, tmp_path):
+    path = tmp_path / "a portrait ü.png"
+    Image.fromarray(face_picture).save(path)
+    detector = create_detector()
+    data = path.read_bytes()
+    by_path = score_image(classifier, detector, path)
+    by_bytes = score_image(classifier, detector, data, name="upload")
+    by_array = score_image(classifier, detector, face_picture)
+    assert by_path.faces == by_bytes.faces == by_array.faces
+    assert len(by_path.faces) == 1
+    x0, y0, x1, y1 = by_path.faces[0].box
+    assert x0 < 224 < x1
+    assert y0 < 120 < y1
+    assert (by_path.input, by_bytes.input, by_array.input) == (str(path), "upload", "<array>")
+    assert by_path.media.sha256 == by_bytes.media.sha256 == hashlib.sha256(data).hexdigest()
+    assert by_path.verdict is classifier.spec.bands.decide(by_path.p_fake)
+    assert json.loads(json.dumps(by_path.to_dict()))["model"]["id"] == classifier.bundle.id
+
+
+def test_image_takes_the_most_fake_face_and_leaves_tiny_ones_out(classifier, face_picture):
+    report = score_image(classifier, FixedDetector(LARGE, SECOND, TINY), face_picture)
+    scores = [face.p_fake for face in report.faces]
+    assert scores[2] is None
+    assert report.p_fake == max(scores[:2])
+    alone = score_image(classifier, FixedDetector(SECOND), face_picture)
+    assert alone.p_fake == pytest.approx(scores[1], abs=1e-5)  # the same crop, in another batch size
+
+
+def test_image_without_a_face_has_no_score(classifier, faceless_picture):
+    report = score_image(classifier, create_detector(), faceless_picture)
+    assert (report.verdict, report.p_fake, report.faces) == (Verdict.NO_FACE, None, ())
+    assert report.reason == "no face was found"
+
+
+def test_image_with_tiny_faces_only_says_so(classifier, face_picture):
+    report = score_image(classifier, FixedDetector(TINY), face_picture)
+    assert (report.verdict, report.p_fake) == (Verdict.NO_FACE, None)
+    assert "too small" in report.reason
+    assert len(report.faces) == 1
+
+
+def test_whole_image_needs_no_detector(classifier, face_picture):
+    detector = FixedDetector()
+    report = score_image(classifier, detector, face_picture[40:70, 200:230], whole_image=True)
+    assert detector.calls == 0
+    assert report.faces[0].box == (0.0, 0.0, 30.0, 30.0)
+    assert report.p_fake is not None
+    assert report.to_dict()["detector"] == "none (whole image)"
+
+
+def test_bad_images_are_media_errors(classifier, tmp_path):
+    detector = FixedDetector(LARGE)
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    for bad in (tmp_path / "missing.jpg", b"", b"no image", buffer.getvalue()[:60]):
+        with pytest.raises(MediaError):
+            score_image(classifier, detector, bad)
+    with pytest.raises(OpenError, match="float64"):
+        score_image(classifier, detector, np.zeros((64, 64, 3)))
+    assert detector.calls == 0
+
+
+def test_video_score_is_the_mean_logit_of_all_scored_faces(classifier, clip):
+    report = score_video(classifier, FixedDetector(LARGE, SECOND, TINY), clip, Sampling(fps=5))
+    faces = [face for frame in report.frames for face in frame.faces if face.logit is not None]
+    assert report.p_fake == pytest.approx(1 / (1 + np.exp(-np.mean([face.logit for face in faces]))))
+    evidence = report.evidence
+    assert (evidence.frames_sampled, evidence.faces_scored, evidence.faces_too_small) == (20, 40, 20)
+    assert (evidence.frames_with_face, evidence.frames_dropped) == (20, 0)
+    assert evidence.seconds == pytest.approx(95 / 25 + 1 / 25)
+    assert [frame.index for frame in report.frames] == list(range(0, 100, 5))
+    assert report.media.sha256 == hashlib.sha256(clip.read_bytes()).hexdigest()
+    assert (report.media.frames, report.media.fps) == (100, 25.0)
+    assert report.aggregation == "mean_of_logits"
+
+
+def test_batching_over_frames_changes_no_score(classifier, clip):
+    """Each face gets the score it has when its frame is scored alone: crops are never mixed up."""
+    from video.frames import VideoFile
+
+    report = score_video(classifier, FixedDetector(LARGE, TINY, SECOND, THIRD), clip, Sampling(every=3))
+    with VideoFile(clip) as video:
+        for record, frame in zip(report.frames, video.frames(Sampling(every=3)), strict=True):
+            alone = classifier.score_faces(
+                frame.image, [Face(box=box, confidence=0.9) for box in (LARGE, SECOND, THIRD)]
+            )
+            assert [record.faces[number].logit for number in (0, 2, 3)] == pytest.approx(
+                [score.logit for score in alone], abs=1e-4
+            )
+            assert record.faces[1].p_fake is None
+    logits = [frame.faces[0].logit for frame in report.frames]
+    assert len(set(logits)) == len(logits)  # the frames do differ
+
+
+def test_memory_holds_one_frame_however_long_the_video(classifier, clip):
+    detector = EveryOther(LARGE)
+    report = score_video(classifier, detector, clip, Sampling(every=1))
+    assert detector.calls == len(report.frames) == 100
+    assert report.evidence.frames_with_face == 50
+    assert detector.most_alive <= 2
+
+
+def test_callbacks_come_in_order(classifier, clip):
+    seen, progress = [], []
+    report = score_video(
+        classifier,
+        EveryOther(LARGE),
+        clip,
+        Sampling(frames=50),
+        progress=lambda done, total: progress.append((done, total)),
+        on_frame=seen.append,
+    )
+    assert tuple(seen) == report.frames
+    assert progress == [(done, 50) for done in range(1, 51)]
+
+
+def test_scoring_is_deterministic(classifier, clip):
+    first, second = (score_video(classifier, FixedDetector(LARGE), clip) for _ in range(2))
+    assert first.frames == second.frames
+    assert first.p_fake == second.p_fake
+
+
+def test_stages_are_timed(classifier, clip):
+    report = score_video(classifier, FixedDetector(LARGE), clip)
+    stages = dataclasses.asdict(report.seconds)
+    assert list(stages) == ["open", "decode", "detect", "classify", "aggregate"]
+    assert all(seconds > 0 for seconds in stages.values())
+    assert report.fps == pytest.approx(report.frames_read / report.seconds.total)
+
+
+def test_no_face_is_its_own_verdict(classifier, clip):
+    report = score_video(classifier, FixedDetector(), clip)
+    assert (report.verdict, report.p_fake, report.reason) == (Verdict.NO_FACE, None, "no face was found")
+    assert report.evidence.seconds == 0
+    tiny = score_video(classifier, FixedDetector(TINY), clip)
+    assert (tiny.verdict, tiny.p_fake) == (Verdict.NO_FACE, None)
+    assert tiny.evidence.faces_too_small == 32
+    assert "too small" in tiny.reason
+
+
+@pytest.mark.parametrize(("bands", "verdict"), [((0.0, 0.0), Verdict.FAKE), ((1.0, 1.0), Verdict.REAL)])
+def test_little_evidence_is_inconclusive(classifier, clip, bands, verdict):
+    sure = with_bands(classifier, *bands)
+    assert score_video(sure, FixedDetector(LARGE), clip).verdict is verdict
+    few = score_video(sure, FixedDetector(LARGE), clip, Sampling(frames=MIN_FACES - 1))
+    assert (few.verdict, few.reason) == (Verdict.INCONCLUSIVE, "4 faces scored, a verdict needs 5")
+    assert few.p_fake is not None
+    short = score_video(sure, FixedDetector(LARGE), clip, Sampling(every=1, end=0.8))
+    assert short.verdict is Verdict.INCONCLUSIVE
+    assert "0.80 s" in short.reason
+    just = score_video(sure, FixedDetector(LARGE), clip, Sampling(every=1, end=1.0))
+    assert just.verdict is verdict
+
+
+def test_unknown_rule_is_refused_before_any_work(classifier, tmp_path):
+    with pytest.raises(ConfigError, match="unknown aggregation rule"):
+        score_video(classifier, FixedDetector(LARGE), tmp_path / "missing.mp4", rule="nonsense")
+
+
+def test_bad_videos_are_media_errors(classifier, tmp_path):
+    bad = tmp_path / "text.mp4"
+    bad.write_text("hello " * 100)
+    for path in (bad, tmp_path / "missing.mp4", tmp_path):
+        with pytest.raises(OpenError):
+            score_video(classifier, FixedDetector(LARGE), path)
+
+
+def test_real_clip(classifier, shared_data):
+    report = score_video(
+        classifier, create_detector(), shared_data / "videos/real/videoretalking_face_1.mp4", Sampling(frames=6)
+    )
+    assert report.evidence.faces_scored >= 6
+    assert report.evidence.frames_with_face == 6
+    assert report.media.frames == 135
