@@ -1,6 +1,7 @@
 """Frames of real files with known truth: every frame carries its own number in its brightness."""
 
 import csv
+import dataclasses
 import subprocess
 import weakref
 from pathlib import Path
@@ -128,7 +129,9 @@ def test_sampling_takes_exactly_these_frames(clips, sampling, indices):
 def test_default_is_32_evenly_spread_frames(clips):
     with VideoFile(clips / "h264.mp4") as video:
         indices = [frame.index for frame in video.frames(Sampling())]
-    assert Sampling().frames == len(indices) == 32
+    assert Sampling().resolved().frames == len(indices) == 32
+    assert Sampling(fps=2).resolved() == Sampling(fps=2)
+    assert dataclasses.replace(Sampling(), fps=2.0).fps == 2.0  # what a command line does
     assert set(np.diff(indices)) == {3, 4}
 
 

@@ -147,6 +147,13 @@ def test_annotated_video_has_all_frames_at_the_same_rate(report, tmp_path, endin
     assert not any(boxed(index) for index in range(42, 60))
 
 
+def test_annotated_frames_come_one_at_a_time(report):
+    pairs = list(itertools.islice(render.annotated_frames(report), 3))
+    assert [image.shape for image, _ in pairs] == [(180, 240, 3)] * 3
+    assert pairs[0][1] == pytest.approx(29.97)
+    assert pairs[0][0][2].min() < 60  # the banner
+
+
 def test_boxes_of_distant_samples_are_not_held(classifier, tmp_path):
     clip = write_clip(tmp_path / "slow.avi", fps=5, count=30)
     report = score_video(classifier, OneFace(), clip, Sampling(every=20))

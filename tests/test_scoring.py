@@ -193,6 +193,7 @@ def test_scoring_is_deterministic(classifier, clip):
     first, second = (score_video(classifier, FixedDetector(LARGE), clip) for _ in range(2))
     assert first.frames == second.frames
     assert first.p_fake == second.p_fake
+    assert first.sampling.frames == 32  # the report states the default that was used
 
 
 def test_stages_are_timed(classifier, clip):

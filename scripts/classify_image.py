@@ -1,0 +1,11 @@
+"""Scores the faces of pictures: `fakeface classify` from a checkout.
+
+python scripts/classify_image.py photo.jpg --save scored.jpg
+"""
+
+import sys
+
+from service.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["classify", *sys.argv[1:]]))

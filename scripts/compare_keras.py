@@ -1,0 +1,101 @@
+"""Our run beside the same recipe in Keras, on the same crops and the same split.
+
+    make compare-keras
+    python scripts/compare_keras.py --data runs/data/fake_faces/faces-150 --output runs/keras \
+        --peer-python .venv-peers/bin/python --epochs 20
+
+Exports the stored crops to folders (the very JPEG bytes), lets `keras_recipe.py` train and predict in the peers'
+environment, and prints both per source with intervals, and the difference of AUC with its own interval (both models are
+drawn on the same resampled groups). The test split is read for this table; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.data.dataset import Dataset, open_dataset
+from fakeface_jax.decision import Calibration
+from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.metrics import evaluate
+from fakeface_jax.evaluation.predictions import Predictions
+from fakeface_jax.evaluation.report import markdown_table
+from fakeface_jax.evaluation.weighted import weighted_metrics
+
+
+def main() -> None:
+    """Exports, trains the peer, prints the comparison."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--peer-python", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, default=None, help="ours; the model that ships if not given")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--epochs", type=int, default=20)
+    options = parser.parse_args()
+    dataset = open_dataset(options.data)
+    folder, result = options.output / "crops", options.output / "keras.npz"
+    export(dataset, folder)
+    if not result.exists():
+        recipe = Path(__file__).with_name("keras_recipe.py")
+        command = [str(options.peer_python), str(recipe), str(folder), str(result)]
+        command += ["--size", str(dataset.crop.size), "--epochs", str(options.epochs)]
+        subprocess.run([*command, "--learning-rate", str(options.learning_rate)], check=True)
+    classifier = FaceClassifier.load(options.bundle)
+    ours = predict(classifier, dataset, "test")
+    theirs = peer_predictions(ours, result)
+    print("ours\n")
+    print(markdown_table(evaluate(ours, classifier.spec.calibration)))
+    print("\nKeras, scores as they come\n")
+    print(markdown_table(evaluate(theirs, Calibration())))
+    print("\nAUC, ours less Keras, 95 % interval over resampled groups\n")
+    for source in [*sorted(set(ours.sources.tolist())), None]:
+        print(difference(ours, theirs, source))
+
+
+def export(dataset: Dataset, folder: Path) -> None:
+    """The stored crops as folders that flow_from_directory reads; the number in the name is the sample's index."""
+    for split in ("train", "validation", "test"):
+        if (folder / split / "complete").exists():
+            continue
+        for index, record in enumerate(dataset.source(split, pictures=False)):
+            place = folder / split / ("fake" if record["label"] else "real") / f"{index:06d}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(record["image"])
+        (folder / split / "complete").touch()
+
+
+def peer_predictions(ours: Predictions, result: Path) -> Predictions:
+    """Keras's scores in our order, as logits."""
+    with np.load(result) as found:
+        index = np.array([int(Path(name).stem) for name in found["names"]])
+        p_fake = np.clip(found["p_fake"].astype(np.float64), 1e-7, 1 - 1e-7)
+    logits = np.full(len(ours), np.nan, np.float32)
+    logits[index] = np.log(p_fake / (1 - p_fake))
+    return dataclasses.replace(ours, logits=logits)
+
+
+def difference(ours: Predictions, theirs: Predictions, source: str | None, resamples: int = 1000) -> str:
+    """AUC of ours less theirs, with a paired bootstrap over groups."""
+    chosen = np.ones(len(ours), bool) if source is None else ours.sources == source
+    labels = ours.labels[chosen].astype(np.int64)
+    groups = np.unique(ours.groups[chosen], return_inverse=True)[1]
+    random = np.random.default_rng(0)
+    counts = random.multinomial(groups.max() + 1, np.full(groups.max() + 1, 1 / (groups.max() + 1)), resamples)
+    weights = np.concatenate([np.ones((1, len(groups))), counts[:, groups]]).astype(np.float64)
+    auc = [
+        weighted_metrics(labels, 1 / (1 + np.exp(-one.logits[chosen].astype(np.float64))), weights)["auc"]
+        for one in (ours, theirs)
+    ]
+    delta = auc[0] - auc[1]
+    low, high = np.nanpercentile(delta[1:], [2.5, 97.5])
+    return f"{source or 'all sources':<14} {delta[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Scores videos: `fakeface score` from a checkout.
+
+python scripts/score_video.py clip.mp4 --fps 2 --save scored.mp4
+"""
+
+import sys
+
+from service.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["score", *sys.argv[1:]]))
