@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from fakeface_jax.decision import Calibration, VerdictBands, sigmoid
-from fakeface_jax.errors import ConfigError, DataError
+from fakeface_jax.errors import ConfigError, DataError, OpenError
 from fakeface_jax.evaluation.metrics import METRICS, evaluate
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history, plot_roc
-from fakeface_jax.evaluation.predictions import Predictions, atomic_path
+from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.report import confusion_table, markdown_table, verdict_table, write_report
+from fakeface_jax.outputs import whole_file
 
 FILES = {"report.md", "metrics.json", "roc.png", "reliability.png", "confusion.png", "scores.png"}
 
@@ -97,7 +98,7 @@ def test_report_errors_leave_nothing_behind(evaluation, tmp_path):
             write_report(evaluation, tmp_path / "bad", "title", context)
     assert not (tmp_path / "bad").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OpenError, match="cannot be made a directory"):
         write_report(evaluation, tmp_path / "file", "title", {})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -107,7 +108,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     path.write_bytes(b"old")
 
     def fail():
-        with atomic_path(path) as temporary:
+        with whole_file(path) as temporary:
             temporary.write_bytes(b"half")
             raise RuntimeError("killed")
 

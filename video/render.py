@@ -24,9 +24,9 @@ from PIL import Image, ImageDraw, ImageFont
 from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Box
 from fakeface_jax.labels import Verdict
+from fakeface_jax.outputs import whole_file
 from video.aggregation import aggregate
 from video.frames import FALLBACK_FPS, VideoFile
-from video.outputs import whole_file
 from video.report import FaceRecord, ImageReport, VideoReport
 from video.sampling import TIME_TOLERANCE, Sampling
 

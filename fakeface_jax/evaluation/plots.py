@@ -24,7 +24,7 @@ from sklearn.metrics import roc_curve
 
 from fakeface_jax.errors import DataError
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
-from fakeface_jax.evaluation.predictions import Predictions, atomic_path
+from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.weighted import BINS, bin_index
 from fakeface_jax.labels import Label
 
@@ -43,7 +43,7 @@ def plot_roc(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     """The ROC of every source with both classes, and of all faces together, with AUC and interval in the legend.
 
     Raises:
-        DataError: the file cannot be written; so for every figure here.
+        OpenError: the file cannot be written; so for every figure here.
     """
     figure, (axes,) = _figure(1, width=6.4, height=5.6)
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle=":", label="chance")
@@ -275,6 +275,6 @@ def _figure(panels: int, *, width: float, height: float, columns: int = _COLUMNS
 
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         # Without the software's version, the same figure is the same bytes.
         figure.savefig(temporary, format="png", metadata={"Software": None})

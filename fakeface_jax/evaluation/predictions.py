@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Integer, Shaped
 
 from fakeface_jax.errors import DataError
+from fakeface_jax.outputs import make_directory, whole_file
 
 _SCHEMA = pa.schema(
     [
@@ -33,32 +30,6 @@ _SCHEMA = pa.schema(
         ("logit", pa.float32()),
     ]
 )
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
-
-    Readers see the old file or the new one, never half of one; after an error nothing is left behind.
-
-    Raises:
-        DataError: the directory or the file cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Same directory, because a rename is only atomic within one file system.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            temporary.chmod(0o644)  # mkstemp's files are private to their owner
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}; name a writable directory") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,11 +104,12 @@ class Predictions:
         """Writes a Parquet file with columns id, source, group, label, logit, complete or not at all.
 
         Raises:
-            DataError: it cannot be written.
+            OpenError: it cannot be written.
         """
         columns = [self.ids.tolist(), self.sources.tolist(), self.groups.tolist(), self.labels, self.logits]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        with atomic_path(path) as temporary:
+        make_directory(Path(path).parent)
+        with whole_file(path) as temporary:
             pq.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), temporary)
 
     @classmethod

@@ -16,9 +16,9 @@ from typing import Any
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
 from fakeface_jax.evaluation.plots import plot_confusion, plot_reliability, plot_roc, plot_score_histograms
-from fakeface_jax.evaluation.predictions import atomic_path
 from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD
 from fakeface_jax.labels import Label, Verdict
+from fakeface_jax.outputs import make_directory, whole_file
 
 TABLE_METRICS = ("accuracy", "balanced_accuracy", "auc", "ap", "eer", "tpr_at_fpr_5", "ece")
 """What the short table of a model card shows."""
@@ -49,7 +49,8 @@ def write_report(
         Paths by `report`, `metrics`, `roc`, `reliability`, `confusion` and `scores`.
 
     Raises:
-        DataError: the directory cannot be written, or the context is not JSON.
+        DataError: the context is not JSON.
+        OpenError: the directory cannot be written.
     """
     directory = Path(directory)
     try:
@@ -65,10 +66,11 @@ def write_report(
         ) from error
     paths = {"report": directory / "report.md", "metrics": directory / "metrics.json"}
     paths |= {name: directory / f"{name}.png" for name in _FIGURES}
+    make_directory(directory)
     for name, (plot, _) in _FIGURES.items():
         plot(evaluation, paths[name])
     for path, text in ((paths["metrics"], document + "\n"), (paths["report"], _markdown(evaluation, title, context))):
-        with atomic_path(path) as temporary:
+        with whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return paths
 

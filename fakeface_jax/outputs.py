@@ -17,14 +17,14 @@ from fakeface_jax.errors import OpenError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str], *, extensions: Collection[str]) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike[str], *, extensions: Collection[str] | None = None) -> Iterator[Path]:
     """A temporary file beside the target, which takes the target's place at the end.
 
     After any exception, Ctrl-C included, the temporary file is gone and an older target is as it was.
 
     Args:
         path: the target; an existing file is replaced.
-        extensions: endings that can be written, lower case, with the dot.
+        extensions: endings that can be written, lower case, with the dot; None for any.
 
     Yields:
         The temporary file's path, with the target's ending; it exists and is empty.
@@ -33,7 +33,7 @@ def whole_file(path: str | os.PathLike[str], *, extensions: Collection[str]) -> 
         OpenError: unsupported ending, missing directory, no permission, the target is a directory, disk full.
     """
     path = Path(path)
-    if path.suffix.lower() not in extensions:
+    if extensions is not None and path.suffix.lower() not in extensions:
         ending = repr(path.suffix) if path.suffix else "no ending"
         raise OpenError(path, f"cannot write a file with {ending}", f"name it {' or '.join(sorted(extensions))}")
     if path.is_dir():
@@ -51,3 +51,17 @@ def whole_file(path: str | os.PathLike[str], *, extensions: Collection[str]) -> 
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_directory(path: str | os.PathLike[str]) -> Path:
+    """The directory, made with its parents where it is missing.
+
+    Raises:
+        OpenError: it cannot be made, or something else has its name.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OpenError(path, f"cannot be made a directory: {error.strerror or error}", "name another") from error
+    return path
