@@ -27,6 +27,7 @@ from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.weighted import BINS, bin_index
 from fakeface_jax.labels import Label
+from fakeface_jax.outputs import whole_file
 
 REAL, FAKE = "#0072B2", "#D55E00"
 """Colours of the classes."""
