@@ -1,7 +1,7 @@
 """A trained model on disk: everything needed to run it, and nothing that can run code.
 
 A bundle is a directory of `weights.safetensors`, `bundle.json` (architecture, crop, normalisation, calibration,
-operating points, provenance, checksums) and `README.md` (the model card). Both files are covered by sha256, so a
+operating points, provenance, checksums) and `README.md` (the model card). Weights and JSON are covered by sha256, so a
 changed byte is refused. No pickle anywhere.
 
 Example:
@@ -104,27 +104,30 @@ def save_bundle(
     """Writes a bundle, complete or not at all.
 
     Args:
-        directory: where to; an existing bundle there is replaced.
+        directory: where to; an existing bundle there is replaced, unless it holds files of somebody else.
         weights: parameter path to array.
         card: the model card, Markdown.
         dtype: what weights are stored as; half precision halves the file and moves a logit by less than 1e-2.
 
     Raises:
-        BundleError: the directory exists and is no bundle, or cannot be written.
+        BundleError: the directory exists and is no bundle, or cannot be written; weights that are not finite, or too
+            large for `dtype`; a specification that JSON cannot hold.
     """
     from safetensors.numpy import save
 
     directory = Path(directory)
-    if directory.exists() and not (directory / SPEC).is_file():
-        raise BundleError(f"{directory}: exists and is not a bundle; name another directory")
-    data = save({key: np.ascontiguousarray(value, dtype) for key, value in weights.items()})
+    _check_replaceable(directory)
+    data = save(_stored(weights, dtype))
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **dataclasses.asdict(spec),
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
     }
-    document["sha256"] = _fingerprint(document)
+    try:
+        document["sha256"] = _fingerprint(document)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{directory}: {SPEC} cannot hold this specification: {error}; correct it") from error
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Written beside the target and renamed, so that a crash leaves the old bundle or the new one.
@@ -134,14 +137,48 @@ def save_bundle(
             (temporary / SPEC).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (temporary / CARD).write_text(card, encoding="utf-8")
             temporary.chmod(0o755)
-            if directory.exists():
-                shutil.rmtree(directory)
-            temporary.rename(directory)
+            _put_in_place(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise BundleError(f"{directory}: cannot write the bundle: {error.strerror or error}") from error
     return load_bundle(directory)
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Only what `save_bundle` writes is ever removed."""
+    if not os.path.lexists(directory):
+        return
+    if not (directory / SPEC).is_file():
+        raise BundleError(f"{directory}: exists and is not a bundle; name another directory")
+    foreign = sorted({path.name for path in directory.iterdir()} - {WEIGHTS, SPEC, CARD})
+    if foreign:
+        raise BundleError(f"{directory}: holds {foreign[0]}, which is no part of a bundle; name another directory")
+
+
+def _stored(weights: Mapping[str, np.ndarray], dtype: np.dtype | type) -> dict[str, np.ndarray]:
+    stored = {}
+    for key, value in weights.items():
+        with np.errstate(over="ignore"):
+            # order="C" and not ascontiguousarray, which turns a scalar into a vector.
+            stored[key] = np.asarray(value).astype(dtype, order="C")
+        if not np.isfinite(stored[key]).all():
+            raise BundleError(f"weight {key} is not finite as {np.dtype(dtype).name}; train again or store it wider")
+    return stored
+
+
+def _put_in_place(temporary: Path, directory: Path) -> None:
+    """Renames twice, so that whatever fails leaves the old bundle or the new one, whole."""
+    old = temporary.with_name(temporary.name + ".old")
+    if directory.exists():
+        directory.rename(old)
+    try:
+        temporary.rename(directory)
+    except BaseException:
+        if old.exists():
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
@@ -166,16 +203,23 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
                 "install the release it was made with, or train it again"
             )
         data = (path / WEIGHTS).read_bytes()
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        stated = document.pop("sha256", None)
+        fingerprint = _fingerprint(document)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged bundle: {error}; get it again") from error
-    stated = document.pop("sha256", None)
-    if stated != _fingerprint(document):
+    if stated != fingerprint:
         raise BundleError(f"{path}: {SPEC} was changed (sha256 differs); get the bundle again")
-    if hashlib.sha256(data).hexdigest() != document["weights"]["sha256"]:
+    # The file's name is fixed: what the document calls it is for people.
+    weights_sha256 = document["weights"].get("sha256") if isinstance(document.get("weights"), dict) else None
+    if hashlib.sha256(data).hexdigest() != weights_sha256:
         raise BundleError(f"{path}: {WEIGHTS} was changed (sha256 differs); get the bundle again")
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    weights = {key: np.asarray(value, np.float32) for key, value in load(data).items()}
+    try:
+        weights = {key: np.asarray(value, np.float32) for key, value in load(data).items()}
+    except SafetensorError as error:
+        raise BundleError(f"{path}: {WEIGHTS} is no safetensors file: {error}; get the bundle again") from error
     return Bundle(spec=_parse_spec(document, path), weights=weights, id=stated, path=path)
 
 
@@ -199,5 +243,5 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             provenance=document["provenance"],
             metrics=document["metrics"],
         )
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error

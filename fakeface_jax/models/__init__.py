@@ -19,13 +19,16 @@ from flax import nnx
 from fakeface_jax.errors import BundleError, ConfigError
 from fakeface_jax.models.cnn import ReportCNN
 
-_MODELS: dict[str, Callable[..., nnx.Module]] = {"report": ReportCNN}
+Model = ReportCNN
+"""What `create_model` makes; a union once there are several."""
+
+_MODELS: dict[str, Callable[..., Model]] = {"report": ReportCNN}
 
 NAMES = tuple(_MODELS)
 """What `create_model` knows."""
 
 
-def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> nnx.Module:
+def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     """Makes a network with fresh weights.
 
     Args:
@@ -61,7 +64,8 @@ def apply_function(
     """
     # eval_shape: the shapes of the weights without drawing 9.5 million random numbers.
     model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
-    graph, state, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
+    graph, *parts = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
+    state, rest = parts
     flat = dict(nnx.to_flat_state(state))
     names = {".".join(map(str, path)): path for path in flat}
     if names.keys() != weights.keys():

@@ -39,7 +39,7 @@ class ReportCNN(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         glorot = nnx.initializers.glorot_uniform()
         channels, side = (3, *FILTERS[:-1]), size
-        self.convs = nnx.List()
+        self.convs: nnx.List[nnx.Conv] = nnx.List()
         for inputs, outputs in zip(channels, FILTERS, strict=True):
             self.convs.append(nnx.Conv(inputs, outputs, (3, 3), padding="VALID", kernel_init=glorot, rngs=rngs))
             side = (side - 2) // 2
@@ -51,11 +51,16 @@ class ReportCNN(nnx.Module):
         x = pixels.astype(self.dtype)
         for conv in self.convs:
             x = max_pool_2x2(conv2d(x, conv.kernel[...].astype(self.dtype)))
-            x = nnx.relu(x + conv.bias[...].astype(self.dtype))
-        x = x.reshape(x.shape[0], -1)
-        for dense, activation in ((self.dense1, nnx.relu), (self.dense2, lambda value: value)):
-            x = activation(x @ dense.kernel[...].astype(self.dtype) + dense.bias[...].astype(self.dtype))
-        return x[:, 0].astype(jnp.float32)
+            x = nnx.relu(x + self._bias(conv))
+        x = nnx.relu(self._dense(self.dense1, x.reshape(x.shape[0], -1)))
+        return self._dense(self.dense2, x)[:, 0].astype(jnp.float32)
+
+    def _dense(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
+        return x @ layer.kernel[...].astype(self.dtype) + self._bias(layer)
+
+    def _bias(self, layer: nnx.Conv | nnx.Linear) -> jax.Array:
+        assert layer.bias is not None  # all layers here have one; Flax makes it optional
+        return layer.bias[...].astype(self.dtype)
 
     def summary(self) -> str:
         """The table the report prints: layer, output shape, parameters."""

@@ -51,6 +51,8 @@ class Checkpoints:
         """Writes what the run resumes from; returns before the write is finished."""
         if step == self._last.latest_step():
             return
+        # A finished checkpoint may remember a best epoch only when the weights of that epoch are on disk.
+        self._best.wait_until_finished()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), memory=ocp.args.JsonSave(memory))
         self._last.save(step, args=items)
 

@@ -81,6 +81,11 @@ class RunLogs:
                 continue  # the line that kill -9 cut through
         self._steps_path.write_text("".join(kept), encoding="utf-8")
         with self._epochs_path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            rows = [_numbers(row) for row in csv.DictReader(file)]
         self.epochs = [row for row in rows if row["step"] <= keep_steps]
         self._write_epochs()
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    # Whole numbers stay whole: a resumed run writes "2", not "2.0", into the column of epochs.
+    return {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}

@@ -38,6 +38,8 @@ from fakeface_jax.training.step import make_eval_step, make_train_step
 FLUSH_EVERY = 10
 """Steps between fetches of losses: fetching each at once would make the host wait for the device every step."""
 
+_DIVERGED_REMEDY = "start anew with a lower learning rate"
+
 
 class Interrupted(FakeFaceError):
     """A signal asked the run to stop; it has saved and can be resumed.
@@ -170,6 +172,9 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                 memory.train_seconds += time.perf_counter() - started
 
                 row = _epoch_row(memory, step, _evaluate(run, state, config))
+                if not math.isfinite(row["val_loss"]):
+                    # Nothing is saved: a checkpoint of these weights could not be resumed.
+                    raise Diverged(f"the validation loss after step {step} is {row['val_loss']}; {_DIVERGED_REMEDY}")
                 best = row["val_loss"] < memory.best_val_loss
                 if best:
                     memory.best_val_loss, memory.best_epoch = row["val_loss"], memory.epoch
@@ -180,6 +185,10 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                     epoch=memory.epoch + 1, best_val_loss=memory.best_val_loss, best_epoch=memory.best_epoch
                 )
                 save()
+                if stop:
+                    # It came during the evaluation. After the last epoch too: what follows belongs to the next start.
+                    checkpoints.wait()
+                    raise Interrupted(stop[0], step)
             checkpoints.wait()
             return TrainResult(
                 network=run.network,
@@ -290,10 +299,7 @@ def _flush(pending: list[tuple[int, Any]], memory: _Memory, logs: RunLogs) -> No
     pending.clear()
     for step, metrics in fetched:
         if not math.isfinite(metrics["loss"]):
-            raise Diverged(
-                f"the loss of step {step} is {metrics['loss']}; lower the learning rate, and resume from the last "
-                "checkpoint or start anew"
-            )
+            raise Diverged(f"the loss of step {step} is {metrics['loss']}; {_DIVERGED_REMEDY}")
         memory.loss_sum += float(metrics["loss"]) * int(metrics["count"])
         memory.correct += int(metrics["correct"])
         memory.count += int(metrics["count"])
@@ -330,9 +336,10 @@ def _stop_signals() -> Iterator[list[int]]:
         noted.append(signum)
         signal.signal(signum, previous[signum])
 
-    signals = (signal.SIGTERM, signal.SIGINT)
+    previous: dict[int, Any] = {}
     try:
-        previous = {signum: signal.signal(signum, note) for signum in signals}
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            previous[signum] = signal.signal(signum, note)
     except ValueError:
         # Not the main thread: whoever owns the process handles its signals.
         yield noted

@@ -51,7 +51,8 @@ def build_network(config: Mapping[str, Any], *, seed: int) -> tuple[Network, nnx
     """A network and its fresh weights."""
     model = create_model(config, nnx.Rngs(seed))
     summary = model.summary()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, *parts = nnx.split(model, nnx.Param, ...)
+    params, rest = parts
 
     def apply(params: nnx.State, pixels: Any) -> jax.Array:
         return nnx.merge(graph, params, rest)(pixels)

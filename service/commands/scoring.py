@@ -120,7 +120,7 @@ class Score(Common):
 
     def run(self) -> int:
         """Scores all videos; the exit code."""
-        from video.outputs import whole_file
+        from fakeface_jax.outputs import whole_file
         from video.render import VIDEO_CODECS, save_annotated_video
         from video.report import FRAME_COLUMNS
         from video.scoring import score_video

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.training.config import TrainConfig
 
