@@ -7,6 +7,8 @@ import os
 # Before JAX starts: data parallelism is tested on several devices of one CPU.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Keras is a reference in some tests; its numbers are the same on any backend, and JAX is here already.
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from pathlib import Path
 

@@ -1,0 +1,102 @@
+"""The model that ships, and the samples that `make demo` scores: present, small, calibrated, documented, working."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fakeface_jax.bundle import DEFAULT_BUNDLE, load_bundle
+from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.faces import create_detector
+from fakeface_jax.images import read_image
+from fakeface_jax.labels import Verdict
+from service.cli import main
+from tests.conftest import REPOSITORY
+from video.sampling import Sampling
+from video.scoring import score_image, score_video
+
+SAMPLES = REPOSITORY / "samples"
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return FaceClassifier.load()
+
+
+@pytest.fixture(scope="module")
+def detector(classifier):
+    return create_detector(classifier.spec.detector)
+
+
+def test_the_bundle_is_small_calibrated_and_of_the_reports_network():
+    bundle = load_bundle()
+    assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.iterdir()) <= 20e6
+    assert sum(array.size for array in bundle.weights.values()) == 9_563_713
+    assert bundle.spec.model["name"] == "report"
+    assert bundle.spec.calibration.method in ("platt", "temperature")
+    assert bundle.spec.calibration.split == "calibration"
+    kinds = {(point.kind, point.rate) for point in bundle.spec.operating_points}
+    assert kinds == {("fpr", 0.01), ("fpr", 0.05), ("fnr", 0.01), ("fnr", 0.05)}
+    assert 0 < bundle.spec.bands.real_below <= bundle.spec.bands.fake_from < 1
+
+
+def test_the_card_states_results_per_source_and_limits():
+    card = (DEFAULT_BUNDLE / "README.md").read_text(encoding="utf-8")
+    metrics = load_bundle().spec.metrics
+    assert metrics["split"] == "test"
+    for source, measured in metrics["sources"].items():
+        auc = measured["metrics"]["auc"]
+        assert f"| {source} |" in card
+        assert f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" in card
+    assert "non-commercial" in card
+    assert "not proof" in card
+
+
+def test_a_sample_without_a_face_is_no_face(classifier, detector):
+    report = score_image(classifier, detector, SAMPLES / "no_face_coffee.jpg")
+    assert (report.verdict, report.p_fake, report.faces) == (Verdict.NO_FACE, None, ())
+
+
+@pytest.mark.parametrize("name", ["real_collins", "real_hopper", "fake_hopper_on_collins"])
+def test_a_sample_with_a_face_has_one_scored_face(classifier, detector, name):
+    report = score_image(classifier, detector, SAMPLES / f"{name}.jpg")
+    assert len(report.faces) == 1
+    assert 0 < report.p_fake < 1
+    assert report.verdict == classifier.spec.bands.decide(report.p_fake)
+
+
+def test_the_sample_clip_has_its_face_in_every_frame(classifier, detector):
+    report = score_video(classifier, detector, SAMPLES / "real_collins_pan.mp4", Sampling(fps=2.0))
+    assert report.evidence.frames_with_face == report.evidence.frames_sampled == 8
+    assert report.evidence.frames_dropped == 0
+    assert 0 < report.p_fake < 1
+
+
+def test_the_demo_of_the_readme(capsys):
+    pictures = sorted(str(path) for path in SAMPLES.glob("*.jpg"))
+    assert main(["classify", *pictures, "--format", "json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [record["input"] for record in records] == pictures
+    assert main(["score", str(SAMPLES / "real_collins_pan.mp4"), "--fps", "2", "--format", "jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out)["evidence"]["frames_sampled"] == 8
+
+
+def test_scores_of_files_match_scores_of_stored_crops(shared_data, classifier, detector, tmp_path):
+    """`evaluate` measures what `classify` does: the crops in a data set differ by one JPEG encoding alone."""
+    from fakeface_jax.data.dataset import build_dataset
+    from fakeface_jax.data.manifest import merge
+    from fakeface_jax.evaluation.inference import predict
+
+    names = sorted((shared_data / "140k/real_vs_fake/real-vs-fake/test").glob("*/*.jpg"))[:8]
+    lines = ["path,label,split", *(f"{name},{name.parent.name},train" for name in names)]
+    (tmp_path / "few.csv").write_text("\n".join(lines))
+    merge([f"csv:{tmp_path / 'few.csv'}"]).save(tmp_path / "few.parquet")
+    dataset = build_dataset(tmp_path / "few.parquet", tmp_path / "data", classifier.spec.crop)
+    predictions = predict(classifier, dataset, "train")
+    stored = dict(zip((one.split("/", 1)[1] for one in predictions.ids), predictions.logits, strict=True))
+    for name in names:
+        image = read_image(name)
+        crop = classifier.crop(image, detector.detect(image)[0])
+        assert abs(classifier.logits(crop[np.newaxis])[0] - stored[str(name)]) < 0.5
