@@ -178,6 +178,8 @@ def _put_in_place(temporary: Path, directory: Path) -> None:
         if old.exists():
             old.rename(directory)
         raise
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
 

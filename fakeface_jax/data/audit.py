@@ -31,6 +31,12 @@ MAX_AUC = 0.70
 MIN_PER_CLASS = 10
 """A source with fewer pictures of a class gets no AUC: it would be noise."""
 
+FOLDS = 5
+"""Folds of the cross-validation, and the least number of groups of a class."""
+
+TREES = 100
+"""Trees of the forest that predicts labels from facts."""
+
 FACTS = ("container", "size", "bytes", "jpeg_tables", "mode")
 
 
@@ -48,7 +54,7 @@ class SourceFindings:
         copies: pictures with the same bytes as another of the merge.
         near_copies: pictures that nearly equal a picture of another source.
         label_conflicts: pictures whose bytes stand under both labels.
-        split_conflicts: pictures whose near copy is in another published split.
+        split_conflicts: pictures whose bytes are also in another published split.
         problems: what is over a limit, in words.
     """
 
@@ -105,9 +111,11 @@ def audit(manifest: Manifest, *, max_auc: float = MAX_AUC, sources: Sequence[str
         sources: only these; all where empty. Duplicates are sought among all in any case.
 
     Raises:
-        DataError: a source that is not in the manifest.
+        DataError: a source that is not in the manifest, or no readable picture at all.
     """
     rows = [row for row in manifest.rows if row.facts.sha256]
+    if not rows:
+        raise DataError("the manifest holds no readable picture, so there is nothing to audit; merge other sources")
     known = list(dict.fromkeys(row.sample.source for row in rows))
     if set(sources) - set(known):
         raise DataError(f"no such source: {', '.join(sorted(set(sources) - set(known)))}; there are {', '.join(known)}")
@@ -137,7 +145,7 @@ def _audit_source(source: str, rows: list[Row], marks: list[set[str]], max_auc: 
                 "re-encode all classes alike, or leave it out"
             )
     elif Label.REAL in labels and Label.FAKE in labels:
-        problems.append(f"fewer than {MIN_PER_CLASS} pictures of a class: too few to audit")
+        problems.append(f"fewer than {MIN_PER_CLASS} pictures or {FOLDS} groups of a class: too few to audit")
     if counts["label"]:
         problems.append(f"{counts['label']} pictures stand under both labels")
     if counts["split"]:
@@ -167,21 +175,17 @@ def _duplicate_marks(rows: list[Row]) -> list[set[str]]:
         if row.left_out == CONFLICT:
             marks[index].add("label")
     for indices in same.values():
-        for index in indices if len(indices) > 1 else ():
-            marks[index].add("copy")
+        if len(indices) > 1:
+            published = {rows[index].sample.official_split for index in indices} - {""}
+            for index in indices:
+                marks[index].add("copy")
+                if len(published) > 1 and rows[index].sample.official_split:
+                    marks[index].add("split")
     hashes = np.stack([np.frombuffer(bytes.fromhex(row.facts.phash), np.uint8) for row in rows])
     for a, b in near_pairs(hashes):
-        first, second = rows[a], rows[b]
-        if first.sample.source != second.sample.source and first.facts.sha256 != second.facts.sha256:
+        if rows[a].sample.source != rows[b].sample.source and rows[a].facts.sha256 != rows[b].facts.sha256:
             # Only the later source is to blame: the earlier one was there already.
             marks[b].add("near")
-        if first.sample.official_split and second.sample.official_split:
-            if (
-                first.sample.official_split != second.sample.official_split
-                and first.facts.sha256 == second.facts.sha256
-            ):
-                marks[a].add("split")
-                marks[b].add("split")
     return marks
 
 
@@ -206,16 +210,27 @@ def _one_hot(values: list[str]) -> Float64[np.ndarray, "n _"]:
 def _cross_validated_auc(
     columns: Float64[np.ndarray, "n _"], labels: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]
 ) -> float | None:
-    """AUC of out-of-fold predictions of a small boosted-tree classifier; groups stay together."""
+    """AUC of out-of-fold predictions of a random forest; groups stay together.
+
+    None where a class has too few pictures, or too few groups for every fold to have some of it.
+    """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold
 
     if min(np.bincount(labels, minlength=2)) < MIN_PER_CLASS:
         return None
+    if min(len(np.unique(groups[labels == label])) for label in Label) < FOLDS:
+        return None
+    columns = columns[:, (columns != columns[:1]).any(axis=0)]
+    if not columns.shape[1]:
+        # What is the same in all files says nothing.
+        return 0.5
     predictions = np.zeros(len(labels))
-    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(columns, labels, groups):
-        model: Any = RandomForestClassifier(100, min_samples_leaf=2, random_state=0, n_jobs=1)
+    for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(columns, labels, groups):
+        model: Any = RandomForestClassifier(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
         model.fit(columns[train], labels[train])
-        predictions[test] = model.predict_proba(columns[test])[:, list(model.classes_).index(1)]
+        # A fold may lack a class when one group holds most of it: the forest then knows only the other.
+        fake = model.classes_ == Label.FAKE
+        predictions[test] = model.predict_proba(columns[test])[:, fake].sum(axis=1)
     return float(roc_auc_score(labels, predictions))

@@ -8,9 +8,11 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,8 @@ def build_dataset(
     """Cuts and stores every face of a manifest; a finished one is opened, a half-written one never seen.
 
     Raises:
-        DataError: the manifest cannot be read, the directory not be written, or crops of another manifest are there.
+        DataError: the manifest cannot be read or has no usable picture, the directory cannot be written, or crops of
+            another manifest, crop or detector are there.
     """
     import tensorflow_datasets as tfds
 
@@ -89,15 +92,19 @@ def build_dataset(
         file_format="array_record",
     )
     try:
-        # TFDS works in a directory named incomplete and renames it at the end.
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(manual_dir=str(Path(manifest).parent))
-        )
+        # TFDS works in a directory named incomplete and renames it at the end. What it prints is no result.
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=str(Path(manifest).parent))
+            )
     except OSError as error:
         raise DataError(f"{directory}: cannot be written: {error.strerror or error}") from error
     dataset = open_dataset(Path(builder.data_path))
-    if dataset.manifest_sha256 != fingerprint or dataset.crop != crop:
-        raise DataError(f"{dataset.path}: holds crops of another manifest or crop; remove it or name another directory")
+    wanted, there = (fingerprint, crop, detector), (dataset.manifest_sha256, dataset.crop, dataset.detector)
+    for what, one, other in zip(("manifest", "crop", "detector"), wanted, there, strict=True):
+        # Whole pictures are cut without a detector.
+        if one != other and not (what == "detector" and whole_images):
+            raise DataError(f"{dataset.path}: holds crops of another {what}; remove it or name another directory")
     return dataset
 
 
@@ -111,7 +118,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
         DataError: none there, several there, or not written by this project.
     """
     found = sorted(Path(directory).glob("**/dataset_info.json"))
-    found = [path for path in found if "incomplete" not in str(path.parent.name)]
+    found = [path for path in found if "incomplete" not in path.parent.name]
     if len(found) != 1:
         what = "no prepared data set" if not found else f"{len(found)} prepared data sets"
         raise DataError(f"{directory}: holds {what}; name the directory of one (fakeface data build makes it)")
@@ -130,5 +137,6 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             manifest_sha256=metadata["manifest_sha256"],
             rejected=tuple(metadata["rejected"]),
         )
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(f"{found[0].parent}: was not written by fakeface data build: {error}") from error
+    except Exception as error:  # TFDS raises many kinds on files that are not its own
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{found[0].parent}: was not written by fakeface data build: {why}") from error

@@ -25,7 +25,7 @@ picture begin at 50 bits; a real photograph and its retouched fake, or a clip an
 
 
 def group_samples(samples: Sequence[Sample], facts: Sequence[FileFacts]) -> list[str]:
-    """The group id of every sample: the first member's own key, so later additions do not change it."""
+    """The group id of every sample: the first member's own key, so that samples added behind it do not change it."""
     parent = list(range(len(samples)))
 
     def find(index: int) -> int:

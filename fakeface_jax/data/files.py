@@ -7,9 +7,12 @@ Example:
 
 from __future__ import annotations
 
+import lzma
 import os
 import threading
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from fakeface_jax.errors import DataError, LimitExceeded, OpenError
@@ -25,19 +28,32 @@ def list_files(root: str) -> list[str]:
     """Names of all files below a directory or in a zip archive, sorted, with forward slashes.
 
     Raises:
-        DataError: neither a directory nor a readable zip archive.
+        DataError: neither a directory nor a readable zip archive, or a folder in it that cannot be listed.
     """
     path = Path(root)
     if path.is_dir():
-        return sorted(
-            (Path(folder) / name).relative_to(path).as_posix()
-            for folder, _, names in os.walk(path, followlinks=True)
-            for name in names
-        )
+        return sorted(_walk(path))
     if not path.exists():
         raise DataError(f"{root}: no such file or directory; download it first (docs/data.md says how)")
     with _zip(root) as archive:
         return sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
+
+
+def _walk(path: Path) -> Iterator[str]:
+    def stop(error: OSError) -> None:
+        # os.walk would leave the folder out and say nothing.
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}; check its permissions") from error
+
+    seen = set()
+    for folder, below, names in os.walk(path, followlinks=True, onerror=stop):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            # A link that leads back to a folder above it.
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            yield (Path(folder) / name).relative_to(path).as_posix()
 
 
 def read_file(root: str, name: str) -> bytes:
@@ -54,11 +70,7 @@ def read_file(root: str, name: str) -> bytes:
     path = Path(root) / name
     try:
         if Path(root).is_file():
-            archives = _open_archives.__dict__
-            if root not in archives:
-                # Kept open per thread: reopening reads the whole directory of a 140,000-file archive each time.
-                archives[root] = _zip(root)
-            archive = archives[root]
+            archive = _opened_zip(root)
             size = archive.getinfo(name).file_size
             if size > MAX_BYTES:
                 raise LimitExceeded(path, f"{size / 2**20:.0f} MiB unpacked", "remove it from the archive")
@@ -68,8 +80,22 @@ def read_file(root: str, name: str) -> bytes:
         return path.read_bytes()
     except KeyError:
         raise OpenError(path, "is not in the archive", "merge the sources again") from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except _READ_ERRORS as error:
         raise OpenError(path, f"cannot be read: {error}", "copy or download it again") from error
+
+
+# ValueError: a name with a null character. RuntimeError: an encrypted member. The rest: damaged members.
+_READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
+
+def _opened_zip(root: str) -> zipfile.ZipFile:
+    """The archive, kept open per thread: reopening reads the whole directory of a 140,000-file archive each time."""
+    status = Path(root).stat()
+    version = (status.st_ino, status.st_mtime_ns, status.st_size)
+    archives = _open_archives.__dict__
+    if root not in archives or archives[root][0] != version:
+        archives[root] = (version, _zip(root))
+    return archives[root][1]
 
 
 def _zip(root: str) -> zipfile.ZipFile:

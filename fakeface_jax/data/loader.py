@@ -29,7 +29,7 @@ class _Decode(grain.transforms.Map):
     """The two features a step needs. Text features stay on disk: a device cannot hold them."""
 
     def map(self, element: Any) -> dict[str, np.ndarray]:
-        return {"image": np.asarray(element["image"], np.uint8), "label": np.float32(element["label"])}
+        return {"image": np.asarray(element["image"], np.uint8), "label": np.asarray(element["label"], np.float32)}
 
 
 def _shard(source: Any, processes: tuple[int, int] | None) -> grain.MapDataset:
@@ -55,10 +55,15 @@ def train_batches(
         source: random access to samples, from `Dataset.source`.
         seed: of the shuffle.
         processes: (this process's index, how many); None asks JAX.
+
+    Raises:
+        ConfigError: a batch that cannot be divided among the processes.
+        DataError: fewer samples than one batch.
     """
     count = (processes or (0, jax.process_count()))[1]
     if config.batch_size % count:
         raise ConfigError(f"batch size {config.batch_size} cannot be divided among {count} processes")
+    steps_per_epoch(source, config)
     batches = (
         _shard(source, processes)
         .seed(seed)

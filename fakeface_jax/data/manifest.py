@@ -2,8 +2,10 @@
 
 `merge` reads every picture once. Exact duplicates (sha256) and near duplicates (perceptual hash) across all sources,
 and what a source itself says belongs together, form groups; a group is never split. Which split a group goes to is
-decided by a hash of its first member (in the order in which sources are given), so adding a source after the others
-moves nobody, and a published split is kept.
+decided by its first member's source (in the order in which sources are given): by its published split where it has
+one, else by a hash of the first member. So adding a source after the others moves nobody, with two exceptions, because
+neither a group nor a source's `train_only` is ever broken: groups that a new picture joins into one end in one split,
+and pictures that a `train_only` source copies go to training.
 
 Example:
     >>> manifest = merge(["ciplab:archive.zip", "csv:faces.csv"])
@@ -14,12 +16,14 @@ Example:
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +140,9 @@ class Manifest:
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            # Where the place itself is impossible, there is nothing to remove, and that has been said.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def load_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -147,8 +153,8 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
     try:
         records = pq.read_table(path).to_pylist()
         return Manifest(tuple(_row(record) for record in records))
-    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a manifest that this release reads: {error}") from error
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a manifest that this release reads: {error}; merge the sources again") from error
 
 
 def _columns(record: Sample | FileFacts) -> dict[str, object]:
@@ -156,14 +162,14 @@ def _columns(record: Sample | FileFacts) -> dict[str, object]:
 
 
 def _row(record: dict[str, object]) -> Row:
-    def part(kind: type) -> dict[str, object]:
+    def part(kind: type) -> dict[str, Any]:
         return {field.name: record[field.name] for field in dataclasses.fields(kind)}
 
     sample = part(Sample)
     sample["label"] = Label(sample["label"])
     return Row(
-        sample=Sample(**sample),  # type: ignore[arg-type]
-        facts=FileFacts(**part(FileFacts)),  # type: ignore[arg-type]
+        sample=Sample(**sample),
+        facts=FileFacts(**part(FileFacts)),
         group=str(record["group"]),
         split=str(record["split"]),
         left_out=str(record["left_out"]),
@@ -232,15 +238,20 @@ def _leave_out_copies(rows: list[Row]) -> list[Row]:
 def _assign_splits(rows: list[Row], train_only: set[str]) -> list[Row]:
     members: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
-        if not row.left_out:
+        # A copy that is left out still tells where its picture was published.
+        if not row.left_out or row.left_out == EXACT:
             members[row.group].append(row)
     splits = {group: _split_of(group, rows, train_only) for group, rows in members.items()}
     return [row if row.left_out else dataclasses.replace(row, split=splits[row.group]) for row in rows]
 
 
 def _split_of(group: str, rows: list[Row], train_only: set[str]) -> str:
-    official = {row.sample.official_split for row in rows}
-    if any(row.sample.source in train_only for row in rows) or "train" in official:
+    """The split of a group, from its rows in the order of the merge."""
+    if any(row.sample.source in train_only and not row.left_out for row in rows):
+        return "train"
+    # Only the source that was there first has a say: one that is added later moves nobody.
+    official = {row.sample.official_split for row in rows if row.sample.source == rows[0].sample.source}
+    if "train" in official:
         # A test picture that has a copy in training goes to training: the test split stays unseen.
         return "train"
     place = int(hashlib.sha256(group.encode()).hexdigest()[:13], 16) / 16**13

@@ -10,7 +10,7 @@ fake, never from alphabetical order. A source is named on the command line as `K
     csv:FILE.csv                                 columns path, label; optional source, method, group, split
     tfds:NAME[:CONFIG]                           a TFDS data set with features image and label
 
-Any of them may end in `@a,b`: for `folder` and `tfds` the name of the source, for `csv` the sources to take.
+`folder` and `tfds` may end in `@name`, the name of the source, and `csv` in `@a,b`, the sources to take.
 
 Example:
     >>> samples = read_source("ciplab:archives/real-and-fake-face-detection.zip")
@@ -39,6 +39,7 @@ SPLIT_WORDS |= {"validation": "validation", "test": "test", "testing": "test"}
 PARTS = ("left_eye", "right_eye", "nose", "mouth")
 """ciplab's four flags, in the order of the file name."""
 
+_CIPLAB_COPY = "real_and_fake_face_detection"
 _CIPLAB_FAKE = re.compile(r"(easy|mid|hard)_(\d+)_([01]{4})")
 
 
@@ -79,24 +80,39 @@ def read_source(spec: str) -> list[Sample]:
         Samples ordered by name.
 
     Raises:
-        ConfigError: unknown kind.
+        ConfigError: unknown kind, or names that this kind does not take.
         DataError: nothing there, or not in the stated layout.
     """
     kind, _, rest = spec.partition(":")
-    if kind not in _READERS or not rest:
+    path, names = _split_names(rest)
+    if kind not in _READERS or not path:
         raise ConfigError(f"{spec!r} is no source; write KIND:PATH with KIND one of {', '.join(_READERS)}")
-    path, _, names = rest.partition("@")
-    samples = _READERS[kind](path, tuple(filter(None, names.split(","))))
+    if len(names) > _MOST_NAMES.get(kind, 0):
+        raise ConfigError(f"{spec!r}: {kind} takes {'one name' if kind in _MOST_NAMES else 'no names'} after @")
+    samples = _READERS[kind](path, names)
     if not samples:
         raise DataError(f"{spec}: no labelled pictures found; is this the folder or archive that {kind} expects?")
     return sorted(samples, key=lambda sample: sample.name)
+
+
+_MOST_NAMES = {"folder": 1, "tfds": 1, "csv": 1000}
+
+
+def _split_names(rest: str) -> tuple[str, tuple[str, ...]]:
+    """(path, names) of `PATH@a,b`; an @ in a folder's name belongs to the path."""
+    path, at, names = rest.rpartition("@")
+    if not at or "/" in names or Path(rest).exists():
+        return rest, ()
+    return path, tuple(filter(None, names.split(",")))
 
 
 def _labelled_files(root: str, *, words: Iterable[str] | None = None) -> Iterable[tuple[str, Label, str]]:
     """(name, label, official split) of every picture below a folder whose name says real or fake."""
     for name in list_files(root):
         path = PurePosixPath(name)
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("._") or "__MACOSX" in path.parts:
+        # Hidden files and folders are left there by systems and editors, and some are called like pictures.
+        hidden = "__MACOSX" in path.parts or any(part.startswith(".") and part != ".." for part in path.parts)
+        if path.suffix.lower() not in EXTENSIONS or hidden:
             continue
         label, split = None, ""
         for folder in reversed(path.parts[:-1]):
@@ -105,7 +121,7 @@ def _labelled_files(root: str, *, words: Iterable[str] | None = None) -> Iterabl
             split = split or SPLIT_WORDS.get(folder.lower(), "")
         if label is None:
             # The folder that was named may itself be real/ or fake/.
-            label = _LABEL_FOLDERS.get(Path(root).name.lower())
+            label = _LABEL_FOLDERS.get(Path(root).resolve().name.lower())
         if label is not None:
             yield name, label, split
 
@@ -124,9 +140,13 @@ def _ciplab_details(name: str) -> dict[str, str]:
 
 def _read_ciplab(path: str, names: tuple[str, ...]) -> list[Sample]:
     samples = []
-    for name, label, _ in _labelled_files(path, words=("training_real", "training_fake")):
-        # The archive holds its pictures twice: beside themselves in real_and_fake_face_detection/.
-        if "real_and_fake_face_detection" in PurePosixPath(name).parts[:-3]:
+    files = list(_labelled_files(path, words=("training_real", "training_fake")))
+    known = {name for name, _, _ in files}
+    for name, label, _ in files:
+        # The archive holds its pictures twice: beside themselves in real_and_fake_face_detection/. Unpacked by hand,
+        # that folder may be the only one.
+        folders = PurePosixPath(name).parts
+        if _CIPLAB_COPY in folders and "/".join(part for part in folders if part != _CIPLAB_COPY) in known:
             continue
         details = _ciplab_details(name) if label is Label.FAKE else {}
         method = "photoshop" if label is Label.FAKE else ""
@@ -152,12 +172,12 @@ def _read_140k(path: str, names: tuple[str, ...]) -> list[Sample]:
 
 
 def _read_140k_csvs(path: str) -> dict[str, tuple[Label, str]]:
-    """What train.csv, valid.csv and test.csv say of `train/real/00001.jpg`. Their number 1 means real: words are used."""
+    """What train.csv, valid.csv and test.csv say of `train/real/1.jpg`. Their number 1 means real: words are used."""
     listed = {}
     for name in list_files(path):
         split = SPLIT_WORDS.get(PurePosixPath(name).stem)
         if split and name.lower().endswith(".csv"):
-            for row in csv.DictReader(io.StringIO(read_file(path, name).decode("utf-8-sig"))):
+            for row in _csv_rows(read_file(path, name), f"{path}/{name}")[1]:
                 if not row.get("path") or not row.get("label_str"):
                     raise DataError(f"{path}: {name} lacks the columns path and label_str; is it 140k's?")
                 listed[row["path"]] = (parse_label(row["label_str"]), split)
@@ -180,7 +200,8 @@ def _read_uditsharma72(path: str, names: tuple[str, ...]) -> list[Sample]:
 
 
 def _read_folder(path: str, names: tuple[str, ...]) -> list[Sample]:
-    source = names[0] if names else Path(path).stem
+    whole = Path(path).resolve()
+    source = names[0] if names else whole.name if whole.is_dir() else whole.stem
     return [
         Sample(
             root=path,
@@ -196,47 +217,71 @@ def _read_folder(path: str, names: tuple[str, ...]) -> list[Sample]:
 
 
 def _method_folder(name: str) -> str:
-    folders = PurePosixPath(name).parts[:-1]
-    return folders[-1] if folders and folders[-1].lower() not in _LABEL_FOLDERS else ""
+    """The first folder below the nearest `fake/` that is no split: folders further down are clips or people."""
+    below: list[str] = []
+    for folder in PurePosixPath(name).parts[:-1]:
+        below = [] if folder.lower() in _LABEL_FOLDERS else [*below, folder]
+    return next((folder for folder in below if folder.lower() not in SPLIT_WORDS), "")
+
+
+def _csv_rows(data: bytes, source: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of a CSV; a cell that a short row lacks is empty."""
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), restval="")
+        return list(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{source}: cannot be read as CSV: {error}; save it as UTF-8 with commas") from error
 
 
 def _read_csv(path: str, names: tuple[str, ...]) -> list[Sample]:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    lacking = {"path", "label"} - set(reader.fieldnames or ())
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    columns, rows = _csv_rows(data, path)
+    lacking = {"path", "label"} - set(columns)
     if lacking:
         raise DataError(f"{path}: the column {sorted(lacking)[0]!r} is missing; needed are path and label")
-    samples = []
-    for line, row in enumerate(reader, start=2):
+    samples, sources = [], set()
+    for line, row in enumerate(rows, start=2):
         source = row.get("source") or Path(path).stem
-        if names and source not in names:
-            continue
-        if not row["path"] or not row["label"]:
-            raise DataError(f"{path}: line {line} lacks a path or a label")
-        stated = (row.get("split") or "").lower()
-        if stated and stated not in SPLIT_WORDS:
-            raise DataError(f"{path}: line {line}: unknown split {stated!r}")
-        samples.append(
-            Sample(
-                root=str(Path(path).parent),
-                name=row["path"],
-                label=parse_label(row["label"]),
-                source=source,
-                method=row.get("method") or "",
-                hint=row.get("group") or "",
-                official_split=SPLIT_WORDS.get(stated, ""),
-            )
-        )
+        sources.add(source)
+        if not names or source in names:
+            samples.append(_csv_sample(row, f"{path}: row {line}", str(Path(path).parent), source))
+    if set(names) - sources:
+        unknown = ", ".join(sorted(set(names) - sources))
+        raise DataError(f"{path}: has no source {unknown}; there are {', '.join(sorted(sources))}")
     return samples
+
+
+def _csv_sample(row: dict[str, str], place: str, root: str, source: str) -> Sample:
+    if not row["path"] or not row["label"]:
+        raise DataError(f"{place} lacks a path or a label")
+    split = (row.get("split") or "").strip().lower()
+    if split and split not in SPLIT_WORDS:
+        raise DataError(f"{place}: unknown split {split!r}; known: {', '.join(SPLIT_WORDS)}")
+    try:
+        label = parse_label(row["label"])
+        if row.get("label_str") and parse_label(row["label_str"]) != label:
+            # 140k's own CSVs say 1 for real.
+            raise DataError(f"its label {row['label']} is called {row['label_str']}, and here 1 means fake; use words")
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    return Sample(
+        root=root,
+        name=row["path"],
+        label=label,
+        source=source,
+        method=row.get("method") or "",
+        hint=row.get("group") or "",
+        official_split=SPLIT_WORDS.get(split, ""),
+    )
 
 
 def _read_tfds(path: str, names: tuple[str, ...]) -> list[Sample]:
     from fakeface_jax.data.tfds_source import read_tfds
 
-    return read_tfds(path, names[0] if names else path.partition(":")[0])
+    return read_tfds(path, names[0] if names else "")
 
 
 _READERS: dict[str, Callable[[str, tuple[str, ...]], list[Sample]]] = {

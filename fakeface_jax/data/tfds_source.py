@@ -7,6 +7,7 @@ Example:
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fakeface_jax.data.files import TFDS_PREFIX
@@ -20,7 +21,11 @@ _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", 
 
 
 def read_tfds(name: str, source: str) -> list[Sample]:
-    """Samples of a prepared TFDS data set (by name, found in TFDS's data directory, or by directory).
+    """Samples of a prepared TFDS data set.
+
+    Args:
+        name: as TFDS takes it, found in its data directory, or the version directory of a prepared data set.
+        source: the name of the source; empty for the data set's own.
 
     Raises:
         DataError: not prepared, or without `image` and `label`, or labels that are neither real nor fake.
@@ -43,7 +48,10 @@ def read_tfds(name: str, source: str) -> list[Sample]:
                     root=TFDS_PREFIX + name,
                     name=f"{split}/{index:08d}",
                     label=labels[int(record["label"])],
-                    source=source,
+                    source=source or builder.info.name,
+                    # What our own builder stores: related pictures stay together in the next merge.
+                    method=_text(record, "method"),
+                    hint=_text(record, "group"),
                     official_split=_SPLITS.get(split, ""),
                 )
             )
@@ -59,15 +67,21 @@ def read_tfds_image(root: str, name: str) -> bytes:
         raise OpenError(f"{root}/{name}", f"cannot be read: {error}", "merge the sources again") from error
 
 
+def _text(record: dict[str, Any], feature: str) -> str:
+    value = record.get(feature, b"")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
 def _builder(name: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        if "/" in name and not name.startswith("fake_faces/"):
+        if (Path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
-        return tfds.builder(name)
+        return tfds.builder(name.replace(":", "/"))
     except Exception as error:  # TFDS raises many kinds; each means that the data set cannot be had
-        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {str(error).splitlines()[0]}") from error
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {why}") from error
 
 
 @functools.lru_cache(maxsize=8)

@@ -40,7 +40,7 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     """
     settings = dict(config)
     name = settings.pop("name", None)
-    if name not in _MODELS:
+    if not isinstance(name, str) or name not in _MODELS:
         raise ConfigError(f"unknown model {name!r}; known: {', '.join(NAMES)}")
     try:
         return _MODELS[name](rngs=rngs, **settings)

@@ -61,5 +61,5 @@ class TrainConfig:
         kept = self.to_dict()
         for name in ("output", "data", "epochs", "patience", "checkpoint_every"):
             del kept[name]
-        kept["loader"].pop("workers")
+        kept["loader"].pop("workers")  # changes no batch
         return kept

@@ -26,14 +26,15 @@ class RunLogs:
     Args:
         directory: of the run.
         keep_steps: log lines after this step are cut off first: they will be run again.
+        keep_epochs: the same for rows of epochs.csv after this epoch.
     """
 
-    def __init__(self, directory: Path, *, keep_steps: int = 0) -> None:
+    def __init__(self, directory: Path, *, keep_steps: int = 0, keep_epochs: int = 0) -> None:
         self._steps_path = directory / "steps.jsonl"
         self._epochs_path = directory / "epochs.csv"
         self.epochs: list[dict[str, float]] = []
         if keep_steps:
-            self._cut(keep_steps)
+            self._cut(keep_steps, keep_epochs)
         else:
             self._steps_path.write_text("")
             self._write_epochs()
@@ -71,7 +72,7 @@ class RunLogs:
             writer.writerows(self.epochs)
         temporary.replace(self._epochs_path)
 
-    def _cut(self, keep_steps: int) -> None:
+    def _cut(self, keep_steps: int, keep_epochs: int) -> None:
         kept = []
         for line in self._steps_path.read_text(encoding="utf-8").splitlines():
             try:
@@ -82,7 +83,7 @@ class RunLogs:
         self._steps_path.write_text("".join(kept), encoding="utf-8")
         with self._epochs_path.open(newline="", encoding="utf-8") as file:
             rows = [_numbers(row) for row in csv.DictReader(file)]
-        self.epochs = [row for row in rows if row["step"] <= keep_steps]
+        self.epochs = [row for row in rows if row["epoch"] <= keep_epochs]
         self._write_epochs()
 
 

@@ -140,7 +140,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
             memory = _Memory(**saved)
         step = int(state.step)
         reporter.start(_describe(config, run, step))
-        with RunLogs(config.output, keep_steps=step) as logs:
+        with RunLogs(config.output, keep_steps=step, keep_epochs=memory.epoch - 1) as logs:
 
             def save() -> None:
                 kept = dataclasses.asdict(memory) | {"iterator": iterator.get_state()}
@@ -157,11 +157,14 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                     step += 1
                     memory.step_in_epoch += 1
                     pending.append((step, metrics))
-                    if len(pending) == FLUSH_EVERY or memory.step_in_epoch == steps or stop:
+                    last = memory.step_in_epoch == steps
+                    due = memory.step_in_epoch % config.checkpoint_every == 0 and not last
+                    if len(pending) == FLUSH_EVERY or last or due or stop:
                         _flush(pending, memory, logs)
                         loss = memory.loss_sum / memory.count
                         reporter.step(memory.epoch, memory.step_in_epoch, steps, loss)
-                    if stop or (memory.step_in_epoch % config.checkpoint_every == 0 and memory.step_in_epoch < steps):
+                    if due or stop:
+                        # A signal may have come since the condition above.
                         _flush(pending, memory, logs)
                         memory.train_seconds += time.perf_counter() - started
                         started = time.perf_counter()
@@ -269,6 +272,10 @@ def _prepare_directory(config: TrainConfig, dataset: Dataset, resume: bool) -> N
         if before["story"] != story:
             changed = [key for key in story if before["story"].get(key) != story[key]]
             raise ConfigError(f"{config.output}: the run was started with another {', '.join(changed)}; use the same")
+        workers = before["resolved"]["loader"]["workers"]
+        if workers != config.loader.workers:
+            # The batches would be the same; Grain's note of the position among them is of another form.
+            raise ConfigError(f"{config.output}: the run was started with {workers} reading workers; use as many")
     elif resume:
         raise ConfigError(f"{config.output}: there is no run to resume")
     try:
@@ -338,8 +345,8 @@ def _stop_signals() -> Iterator[list[int]]:
 
     previous: dict[int, Any] = {}
     try:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            previous[signum] = signal.signal(signum, note)
+        for wanted in (signal.SIGTERM, signal.SIGINT):
+            previous[wanted] = signal.signal(wanted, note)
     except ValueError:
         # Not the main thread: whoever owns the process handles its signals.
         yield noted

@@ -4,7 +4,7 @@ Every picture is decoded, its largest face found and cut with the `crop_face` th
 with one set of JPEG tables, so that every class has the same file history. Use `fakeface data build`, or:
 
 Example:
-    >>> builder = Builder(manifest="manifest.parquet", crop=CropSpec(size=150), data_dir="data", file_format="array_record")
+    >>> builder = Builder(manifest="manifest.parquet", data_dir="data", file_format="array_record")
     >>> builder.download_and_prepare()
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -92,7 +93,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for row in manifest.left_out():
             self._rejected.append({"id": row.id, "reason": row.left_out})
         self._fill_metadata(manifest)
-        return {split: self._generate_examples(rows) for split in SPLITS if (rows := manifest.used(split))}
+        splits = {}
+        for split in SPLITS:
+            examples = self._generate_examples(manifest.used(split))
+            # TFDS fails on a split without examples, and only looking tells whether there is one.
+            for first in examples:
+                splits[split] = itertools.chain([first], examples)
+                break
+        if not splits:
+            why = f"{self._rejected[0]['id']}: {self._rejected[0]['reason']}" if self._rejected else "it is empty"
+            raise DataError(f"{self._manifest_path}: none of its pictures can be used ({why}); merge other sources")
+        return splits
 
     def _fill_metadata(self, manifest: Manifest) -> None:
         self._metadata.update(

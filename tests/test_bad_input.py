@@ -1,0 +1,256 @@
+"""Inputs as people have them: what is accepted is scored, what is not is one line that names it and what to do.
+
+In every case the other input of the same call is scored, and nothing but what was asked for is left on the disk.
+"""
+
+import io
+import json
+import shutil
+import struct
+import wave
+import zlib
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.cli import main
+
+SCORED, FAILED, REFUSED = 0, 3, 2
+"""Exit codes of a call with a good input beside the one in question."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """Every call of main() loads the model anew; its programs are compiled once."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory, face_picture):
+    path = tmp_path_factory.mktemp("good") / "portrait.png"
+    Image.fromarray(face_picture[:256, 96:352]).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, face_picture):
+    path = tmp_path_factory.mktemp("good") / "clip.avi"
+    write_clip(path, face_picture)
+    return path
+
+
+def write_clip(path, picture, frames=12, code="MJPG", size=(160, 160), grey=False):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), 10.0, size, isColor=not grey)
+    assert writer.isOpened()
+    small = cv2.resize(cv2.cvtColor(picture[:256, 96:352], cv2.COLOR_RGB2BGR), (180, 180))
+    for number in range(frames):
+        part = cv2.resize(small[number : number + 160, number : number + 160], size)
+        writer.write(cv2.cvtColor(part, cv2.COLOR_BGR2GRAY) if grey else part)
+    writer.release()
+
+
+def png_of_size(width, height):
+    """A PNG whose header promises so many pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def encoded(picture, kind, **settings):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def animation(picture):
+    small = [picture.resize((160 - n, 160 - n)).resize((160, 160)) for n in range(12)]
+    return encoded(small[0], "GIF", save_all=True, append_images=small[1:], duration=100)
+
+
+def rotated(picture):
+    exif = Image.Exif()
+    exif[274] = 6
+    return encoded(picture.rotate(90), "JPEG", exif=exif)
+
+
+# Name of the case: (name of the file, content made from the portrait, words of the error or None where it is scored).
+PICTURES = {
+    "missing": ("gone.jpg", None, "no such file (check the path)"),
+    "empty": ("empty.jpg", lambda p: b"", "empty (copy or download it again)"),
+    "truncated": ("cut.jpg", lambda p: encoded(p, "JPEG")[:4000], "(copy or download it again)"),
+    "truncated_png": ("cut.png", lambda p: encoded(p, "PNG")[:40000], "(copy or download it again)"),
+    "not_an_image": ("note.jpg", lambda p: b"only a text\n" * 50, "not an image that can be read (convert"),
+    "noise": ("noise.png", lambda p: np.random.default_rng(0).bytes(5000), "not an image that can be read (convert"),
+    "one_pixel": ("dot.png", lambda p: encoded(p.resize((1, 1)), "PNG"), "too small to hold a face (use a larger"),
+    "enormous": ("huge.png", lambda p: png_of_size(60_000, 60_000), "(make it smaller)"),
+    "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (make it smaller)"),
+    "animated": ("moving.gif", animation, "holds 12 pictures (score it as a video"),
+    "floating_point": ("float.tiff", lambda p: encoded(p.convert("F"), "TIFF"), "floating-point image (convert it"),
+    "empty_directory": ("folder/", None, "holds no file of a known kind (known:"),
+    "glob_without_match": ("nothing-*.jpg", None, "matches no file (check the pattern)"),
+    "below_a_file": ("plain-file/face.jpg", None, "cannot be read: Not a directory (check its permissions)"),
+    "grey": ("grey.png", lambda p: encoded(p.convert("L"), "PNG"), None),
+    "sixteen_bit": ("deep.png", lambda p: encoded(deep(p), "PNG"), None),
+    "cmyk": ("print.jpg", lambda p: encoded(p.convert("CMYK"), "JPEG"), None),
+    "alpha": ("alpha.png", lambda p: encoded(p.convert("RGBA"), "PNG"), None),
+    "palette": ("palette.gif", lambda p: encoded(p.convert("P"), "GIF"), None),
+    "exif_rotated": ("turned.jpg", rotated, None),
+    "spaces": ("my photo of  her.jpg", lambda p: encoded(p, "JPEG"), None),
+    "other_letters": ("лицо 顔 وجه é.jpg", lambda p: encoded(p, "JPEG"), None),
+    "wrong_ending": ("really-a-jpeg.png", lambda p: encoded(p, "JPEG"), None),
+    "brackets": ("photo[1].jpg", lambda p: encoded(p, "JPEG"), None),
+}
+
+
+def deep(picture):
+    grey = np.asarray(picture.convert("L")).astype(np.uint16) * 257
+    return Image.fromarray(grey)
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def place(tmp_path, name, content):
+    (tmp_path / "plain-file").write_bytes(b"x")
+    path = tmp_path / name
+    if name.endswith("/"):
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    return str(path)
+
+
+def check(capsys, code, bad, good, words, tmp_path, before):
+    """What both commands promise."""
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["input"] for record in records] == [bad, str(good)]
+    assert records[1]["verdict"] in ("real", "fake", "inconclusive")
+    if words is None:
+        assert code == SCORED
+        assert records[0]["verdict"] in ("real", "fake", "inconclusive")
+        assert 0 <= records[0]["p_fake"] <= 1
+        assert err == ""
+    else:
+        assert code == FAILED
+        assert set(records[0]) == {"input", "error"}
+        assert words in records[0]["error"]
+        assert err == f"fakeface: {records[0]['error']}\n"  # one line, and it names the input
+        assert bad in err
+        assert err.rstrip().endswith(")")  # with a remedy
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_classify(case, tmp_path, portrait, tiny_bundle, capsys):
+    name, make, words = PICTURES[case]
+    with Image.open(portrait) as picture:
+        bad = place(tmp_path, name, make(picture.convert("RGB")) if make else None)
+    before = tree(tmp_path)
+    code = main(["classify", bad, str(portrait), "--format", "jsonl", "--model", str(tiny_bundle)])
+    check(capsys, code, bad, portrait, words, tmp_path, before)
+
+
+def sound():
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"\0\1" * 8000)
+    return buffer.getvalue()
+
+
+def video_bytes(tmp_path, face_picture, ending, **settings):
+    path = tmp_path / f"made{ending}"
+    write_clip(path, face_picture, **settings)
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+CLIPS = {
+    "missing": ("gone.mp4", None, "no such file (check the path)"),
+    "empty": ("empty.mp4", lambda t, p: b"", "empty (copy or download it again)"),
+    "truncated": ("cut.mp4", lambda t, p: video_bytes(t, p, ".mp4", code="mp4v")[:3000], "("),
+    "not_a_video": ("note.mp4", lambda t, p: b"only a text\n" * 50, "not a video (name the video itself)"),
+    "playlist": ("list.mp4", lambda t, p: b"#EXTM3U\n/etc/passwd\n", "a playlist, not a video (name"),
+    "noise": ("noise.mkv", lambda t, p: np.random.default_rng(0).bytes(5000), "("),
+    "still": ("still.mp4", lambda t, p: encoded(Image.fromarray(p), "PNG"), "(use fakeface classify)"),
+    "sound_only": ("sound.avi", lambda t, p: sound(), "("),
+    "zero_frames": ("none.avi", lambda t, p: video_bytes(t, p, ".avi", frames=0), "("),
+    "tiny": ("tiny.avi", lambda t, p: video_bytes(t, p, ".avi", size=(8, 8)), "too small"),
+    "empty_directory": ("folder/", None, "holds no file of a known kind (known:"),
+    "glob_without_match": ("nothing-*.mp4", None, "matches no file (check the pattern)"),
+    "below_a_file": ("plain-file/clip.mp4", None, "("),
+    "grey": ("grey.avi", lambda t, p: video_bytes(t, p, ".avi", grey=True), None),
+    "animated": ("moving.gif", lambda t, p: animation(Image.fromarray(p[:256, 96:352])), None),
+    "spaces": ("my clip of  her.avi", lambda t, p: video_bytes(t, p, ".avi"), None),
+    "other_letters": ("видео 顔 é.mp4", lambda t, p: video_bytes(t, p, ".mp4", code="mp4v"), None),
+    "wrong_ending": ("really-an-avi.mp4", lambda t, p: video_bytes(t, p, ".avi"), None),
+    "numbered": ("frame%03d.avi", lambda t, p: video_bytes(t, p, ".avi"), None),
+}
+
+
+@pytest.mark.parametrize("case", CLIPS)
+def test_score(case, tmp_path, clip, face_picture, tiny_bundle, capfd):
+    name, make, words = CLIPS[case]
+    bad = place(tmp_path, name, make(tmp_path, face_picture) if make else None)
+    before = tree(tmp_path)
+    code = main(["score", bad, str(clip), "--format", "jsonl", "--frames", "6", "--model", str(tiny_bundle)])
+    check(capfd, code, bad, clip, words, tmp_path, before)
+
+
+def change_byte(bundle, name):
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+
+
+def other_version(bundle):
+    document = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(document | {"format_version": 99}))
+
+
+MODELS = {
+    "unknown": (shutil.rmtree, "no bundle here (bundle.json is missing); name a directory that holds one"),
+    "no_weights": (lambda b: (b / "weights.safetensors").unlink(), "get it again"),
+    "changed_weights": (lambda b: change_byte(b, "weights.safetensors"), "sha256 differs); get the bundle again"),
+    "changed_settings": (
+        lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace("0.7", "0.8")),
+        "sha256 differs); get the bundle again",
+    ),
+    "other_version": (other_version, "bundle format 99, this release reads 1; install the release it was made with"),
+    "not_json": (lambda b: (b / "bundle.json").write_bytes(b"\xff{"), "get it again"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("command", ["classify", "score"])
+def test_models_that_cannot_be_used(command, case, tmp_path, portrait, clip, tiny_bundle, capsys):
+    change, words = MODELS[case]
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    change(bundle)
+    before = tree(tmp_path)
+    good = str(portrait if command == "classify" else clip)
+    output = tmp_path / "results.json"
+    code = main([command, good, "--model", str(bundle), "--format", "json", "--output", str(output)])
+    out, err = capsys.readouterr()
+    assert code == REFUSED
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(f"fakeface: {bundle}: ")
+    assert words in err
+    assert tree(tmp_path) == before
