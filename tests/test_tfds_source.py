@@ -7,9 +7,8 @@ from PIL import Image
 
 from fakeface_jax.data.dataset import build_dataset
 from fakeface_jax.data.fake_faces.fake_faces_dataset_builder import encode_crop
-from fakeface_jax.data.files import read_file
 from fakeface_jax.data.manifest import merge
-from fakeface_jax.data.sources import read_source
+from fakeface_jax.data.sources import read_sample, read_source
 from fakeface_jax.data.tfds_source import read_tfds_image
 from fakeface_jax.errors import DataError, OpenError
 from fakeface_jax.faces import CropSpec
@@ -49,7 +48,7 @@ def test_its_pictures_and_labels_are_those_that_were_stored(prepared):
         for index, record in enumerate(prepared.source(split)):
             sample = samples[f"{split}/{index:08d}"]
             assert sample.label == record["label"]
-            image = decode_image(read_file(sample.root, sample.name))
+            image = decode_image(read_sample(sample))
             assert np.abs(image.astype(int) - record["image"]).max() <= 4
 
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 if TYPE_CHECKING:
     from fakeface_jax.data.inspect import FileFacts
-    from fakeface_jax.data.sources import Sample
+    from fakeface_jax.data.samples import Sample
 
 NEAR = 45
 """Bits of 256 in which near duplicates may differ. Among 13,454 faces of six sources, pairs of sources that share no

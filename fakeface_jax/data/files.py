@@ -18,9 +18,6 @@ from pathlib import Path
 from fakeface_jax.errors import DataError, LimitExceeded, OpenError
 from fakeface_jax.images import MAX_BYTES
 
-TFDS_PREFIX = "tfds:"
-"""Roots that begin so are TFDS data sets, not folders."""
-
 _open_archives = threading.local()
 
 
@@ -63,10 +60,6 @@ def read_file(root: str, name: str) -> bytes:
         OpenError: missing or unreadable.
         LimitExceeded: larger than any picture may be.
     """
-    if root.startswith(TFDS_PREFIX):
-        from fakeface_jax.data.tfds_source import read_tfds_image
-
-        return read_tfds_image(root, name)
     path = Path(root) / name
     try:
         if Path(root).is_file():

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from fakeface_jax.data.duplicates import group_samples
-from fakeface_jax.data.files import read_file
 from fakeface_jax.data.inspect import FileFacts, inspect_file
-from fakeface_jax.data.sources import Sample, read_source
+from fakeface_jax.data.samples import Sample
+from fakeface_jax.data.sources import read_sample, read_source
 from fakeface_jax.errors import ConfigError, DataError, MediaError
 from fakeface_jax.labels import Label
 
@@ -203,7 +203,7 @@ def merge(
 
     def look(sample: Sample) -> tuple[FileFacts, str]:
         try:
-            return inspect_file(read_file(sample.root, sample.name), f"{sample.root}/{sample.name}"), ""
+            return inspect_file(read_sample(sample), f"{sample.root}/{sample.name}"), ""
         except MediaError as error:
             return FileFacts(), f"unreadable: {error.problem}"
 

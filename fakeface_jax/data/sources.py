@@ -21,13 +21,14 @@ Example:
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from fakeface_jax.data.files import list_files, read_file
+from fakeface_jax.data.samples import Sample
+from fakeface_jax.data.tfds_source import TFDS_PREFIX, read_tfds, read_tfds_image
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.images import EXTENSIONS
 from fakeface_jax.labels import Label, parse_label
@@ -41,33 +42,6 @@ PARTS = ("left_eye", "right_eye", "nose", "mouth")
 
 _CIPLAB_COPY = "real_and_fake_face_detection"
 _CIPLAB_FAKE = re.compile(r"(easy|mid|hard)_(\d+)_([01]{4})")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One labelled picture of a source.
-
-    Attributes:
-        root: the directory or zip archive, or `tfds:NAME`.
-        name: the picture inside it, with forward slashes.
-        label: real or fake.
-        source: the data set it belongs to.
-        method: how a fake was made; empty for reals and where unknown.
-        hint: what the source says belongs together (an original video, a person); empty where it says nothing.
-        official_split: `train`, `validation`, `test`, or empty.
-        difficulty: ciplab's `easy`, `mid`, `hard`, or empty.
-        parts: ciplab's replaced parts of the face, joined by `+`, or empty.
-    """
-
-    root: str
-    name: str
-    label: Label
-    source: str
-    method: str = ""
-    hint: str = ""
-    official_split: str = ""
-    difficulty: str = ""
-    parts: str = ""
 
 
 def read_source(spec: str) -> list[Sample]:
@@ -96,6 +70,18 @@ def read_source(spec: str) -> list[Sample]:
 
 
 _MOST_NAMES = {"folder": 1, "tfds": 1, "csv": 1000}
+
+
+def read_sample(sample: Sample) -> bytes:
+    """The encoded bytes of a sample's picture, wherever it lies.
+
+    Raises:
+        OpenError: missing or unreadable.
+        LimitExceeded: larger than any picture may be.
+    """
+    if sample.root.startswith(TFDS_PREFIX):
+        return read_tfds_image(sample.root, sample.name)
+    return read_file(sample.root, sample.name)
 
 
 def _split_names(rest: str) -> tuple[str, tuple[str, ...]]:
@@ -279,8 +265,6 @@ def _csv_sample(row: dict[str, str], place: str, root: str, source: str) -> Samp
 
 
 def _read_tfds(path: str, names: tuple[str, ...]) -> list[Sample]:
-    from fakeface_jax.data.tfds_source import read_tfds
-
     return read_tfds(path, names[0] if names else "")
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fakeface_jax.data.files import TFDS_PREFIX
+from fakeface_jax.data.samples import Sample
 from fakeface_jax.errors import DataError, OpenError
 from fakeface_jax.labels import parse_label
 
-if TYPE_CHECKING:
-    from fakeface_jax.data.sources import Sample
+TFDS_PREFIX = "tfds:"
+"""Roots that begin so are TFDS data sets, not folders."""
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
 
@@ -30,8 +30,6 @@ def read_tfds(name: str, source: str) -> list[Sample]:
     Raises:
         DataError: not prepared, or without `image` and `label`, or labels that are neither real nor fake.
     """
-    from fakeface_jax.data.sources import Sample
-
     builder = _builder(name)
     features = builder.info.features
     if features is None or not {"image", "label"} <= set(features):

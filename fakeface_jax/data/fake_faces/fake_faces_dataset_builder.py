@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fakeface_jax.data.files import read_file
 from fakeface_jax.data.manifest import SPLITS, Manifest, Row, load_manifest
+from fakeface_jax.data.sources import read_sample
 from fakeface_jax.errors import DataError, FakeFaceError, MediaError
 from fakeface_jax.faces import CropSpec, FaceDetector, create_detector, crop_face, whole_image_box
 from fakeface_jax.images import decode_image
@@ -132,7 +132,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _example(self, row: Row, detector: FaceDetector | None) -> dict[str, Any]:
         name = f"{row.sample.root}/{row.sample.name}"
-        image = decode_image(read_file(row.sample.root, row.sample.name), source=name)
+        image = decode_image(read_sample(row.sample), source=name)
         if detector is None:
             box, spec = whole_image_box(image), dataclasses.replace(self._crop, margin=1.0)
         else:
