@@ -65,3 +65,13 @@ def faceless_picture() -> np.ndarray:
     from skimage import data
 
     return np.ascontiguousarray(data.coffee())
+
+
+@pytest.fixture
+def unchecked_types():
+    """Signatures are not checked: for tests of what a caller without the checker gets for a wrong argument."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -391,7 +391,7 @@ def test_unreadable_file(clips, monkeypatch):
         {"end": float("inf")},
     ],
 )
-def test_contradictory_sampling_is_refused(settings):
+def test_contradictory_sampling_is_refused(unchecked_types, settings):
     with pytest.raises(ConfigError, match="sampling"):
         Sampling(**settings)
 

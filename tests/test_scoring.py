@@ -123,7 +123,7 @@ def test_whole_image_needs_no_detector(classifier, face_picture):
     assert report.to_dict()["detector"] == "none (whole image)"
 
 
-def test_bad_images_are_media_errors(classifier, tmp_path):
+def test_bad_images_are_media_errors(unchecked_types, classifier, tmp_path):
     detector = FixedDetector(LARGE)
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "PNG")
