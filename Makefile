@@ -60,7 +60,7 @@ data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA
 
 train-report: data  ## train the model that ships into runs/report-cnn
 	$(TUNED) $(BIN)/fakeface train --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn \
-	  --learning-rate 3e-4 --epochs 20
+	  --learning-rate 3e-4 --epochs 16
 
 evaluate-report: setup  ## the shipped model on the test split, into runs/report-cnn/test
 	$(BIN)/fakeface evaluate --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn/test
@@ -80,7 +80,7 @@ peers: .venv-peers/ready  ## an environment of its own with Keras and TensorFlow
 
 compare-keras: data peers  ## the same recipe in Keras on the same split, into runs/keras
 	$(BIN)/python scripts/compare_keras.py --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/keras \
-	  --peer-python .venv-peers/bin/python --learning-rate 3e-4 --epochs 20
+	  --peer-python .venv-peers/bin/python --learning-rate 3e-4 --epochs 16
 
 benchmark-training: setup  ## training step: the CPU formulation against plain Flax
 	$(TUNED) $(BIN)/python scripts/benchmark.py training

@@ -58,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv in (["--version"], ["-V"]):
         print(f"fakeface-jax {__version__}")
         return 0
-    command = tyro.cli(
-        _Command,
-        prog="fakeface",
-        description=_DESCRIPTION,
-        args=argv,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
+        # Inside the try: settings check themselves while they are made.
+        command = tyro.cli(
+            _Command,
+            prog="fakeface",
+            description=_DESCRIPTION,
+            args=argv,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
         return command.run()
     except FakeFaceError as error:
         print(f"fakeface: {error}", file=sys.stderr)

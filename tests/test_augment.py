@@ -27,7 +27,7 @@ def pictures(count, height=23, width=23, seed=0):
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(count, height, width, 3))
     smooth = scipy.ndimage.gaussian_filter(noise, (0, 1.5, 1.5, 0))
-    return np.clip(128 + 200 * smooth, 0, 255).astype(np.uint8)
+    return jnp.asarray(np.clip(128 + 200 * smooth, 0, 255), jnp.uint8)
 
 
 def matrix(theta, rows, columns, zoom_rows, zoom_columns, shape):
@@ -45,7 +45,7 @@ def matrix(theta, rows, columns, zoom_rows, zoom_columns, shape):
 def sample(picture, matrix, flip):
     channels = [
         scipy.ndimage.affine_transform(
-            picture[..., c].astype(np.float64), matrix[:2, :2], matrix[:2, 2], order=1, mode="nearest"
+            np.asarray(picture[..., c], np.float64), matrix[:2, :2], matrix[:2, 2], order=1, mode="nearest"
         )
         for c in range(3)
     ]
@@ -163,8 +163,7 @@ def test_each_setting_moves_what_it_says_and_nothing_else(name, column):
 
 def test_height_shift_moves_along_the_height():
     """Not sideways, as Keras's does."""
-    picture = np.zeros((1, 40, 40, 3), np.uint8)
-    picture[:, 20] = 255
+    picture = jnp.zeros((1, 40, 40, 3), jnp.uint8).at[:, 20].set(255)
     config = AugmentConfig(rotation=0, width_shift=0, height_shift=0.3, zoom=0, horizontal_flip=False)
     moved = np.asarray(augment(jax.random.key(1), picture, config))[0, :, :, 0]
     assert np.ptp(moved, axis=1).max() < 1e-3  # still horizontal lines
@@ -176,7 +175,7 @@ def test_a_key_decides_everything():
     once, again = jitted(jax.random.key(5), images, REPORT), jitted(jax.random.key(5), images, REPORT)
     np.testing.assert_array_equal(once, again)
     assert not np.array_equal(once, jitted(jax.random.key(6), images, REPORT))
-    same = np.repeat(images[:1], 8, axis=0)
+    same = jnp.repeat(images[:1], 8, axis=0)
     results = np.asarray(jitted(jax.random.key(5), same, REPORT))
     assert len({result.tobytes() for result in results}) == 8
 
@@ -187,7 +186,7 @@ def test_jit_changes_nothing():
 
 
 def test_values_stay_in_range_and_edges_are_repeated():
-    bright = np.full((16, 20, 20, 3), 255, np.uint8)
+    bright = jnp.full((16, 20, 20, 3), 255, jnp.uint8)
     np.testing.assert_allclose(jitted(jax.random.key(0), bright, STRONG), 255.0, atol=1e-3)
     warped = np.asarray(jitted(jax.random.key(0), pictures(16), STRONG))
     assert warped.min() >= 0

@@ -10,13 +10,13 @@ from fakeface_jax.models.layers import CHUNK, _conv2d_plain, conv2d, max_pool_2x
 
 
 def rand(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def numpy_conv(x, kernel):
     kh, kw = kernel.shape[:2]
-    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), (kh, kw), axis=(1, 2))
-    return np.einsum("nhwcij,ijcd->nhwd", windows, kernel.astype(np.float64))
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(x, np.float64), (kh, kw), axis=(1, 2))
+    return np.einsum("nhwcij,ijcd->nhwd", windows, np.asarray(kernel, np.float64))
 
 
 def test_these_tests_run_the_cpu_formulation():
@@ -48,8 +48,7 @@ def test_convolution_gradient_by_finite_differences():
     slope = np.asarray(jax.grad(lambda k: jnp.vdot(conv2d(x, k), weight))(k))
     # The function is linear in the kernel, so that a difference of any step is exact but for rounding.
     for place in [(0, 0, 0, 0), (1, 2, 1, 2), (2, 2, 1, 1)]:
-        step = np.zeros_like(k)
-        step[place] = 1.0
+        step = jnp.zeros_like(k).at[place].set(1.0)
         exact = np.vdot(numpy_conv(x, k + step) - numpy_conv(x, k), weight)
         assert slope[place] == pytest.approx(exact, rel=1e-4, abs=1e-4)
 
@@ -67,7 +66,7 @@ def test_pooling_and_its_gradient_equal_the_plain_ones(side):
 
 
 def test_pooling_by_hand():
-    x = np.arange(24, dtype=np.float32).reshape(1, 4, 6, 1)
+    x = jnp.arange(24, dtype=jnp.float32).reshape(1, 4, 6, 1)
     np.testing.assert_array_equal(max_pool_2x2(x)[0, :, :, 0], [[7, 9, 11], [19, 21, 23]])
     grad = jax.grad(lambda x: max_pool_2x2(x).sum())(x)
     assert np.flatnonzero(grad).tolist() == [7, 9, 11, 19, 21, 23]
@@ -75,8 +74,7 @@ def test_pooling_by_hand():
 
 def test_of_equal_values_the_first_gets_the_gradient():
     # After a ReLU whole windows are zero: ties are the rule, not the exception.
-    x = np.random.default_rng(0).integers(0, 2, (3, 9, 10, 4)).astype(np.float32)
-    x[0] = 0.0
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, 9, 10, 4)), jnp.float32).at[0].set(0.0)
     grad = rand(3, 4, 5, 4, seed=1)
     ours = jax.vjp(max_pool_2x2, x)[1](grad)[0]
     np.testing.assert_array_equal(ours, jax.vjp(max_pool_plain, x)[1](grad)[0])
@@ -85,8 +83,7 @@ def test_of_equal_values_the_first_gets_the_gradient():
 
 
 def test_pooling_of_infinities_and_very_negative_values():
-    x = np.full((1, 4, 4, 1), -3e38, np.float32)
-    x[0, 2, 2] = -np.inf
+    x = jnp.full((1, 4, 4, 1), -3e38, jnp.float32).at[0, 2, 2].set(-jnp.inf)
     np.testing.assert_array_equal(max_pool_2x2(x), np.full((1, 2, 2, 1), -3e38, np.float32))
     assert jax.grad(lambda x: max_pool_2x2(x).sum())(x).sum() == 4
 

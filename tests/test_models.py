@@ -39,13 +39,13 @@ def weights(model):
 
 @pytest.fixture(scope="module")
 def pixels():
-    return np.random.default_rng(1).random((3, 150, 150, 3), np.float32)
+    return jnp.asarray(np.random.default_rng(1).random((3, 150, 150, 3), np.float32))
 
 
 def report_network_in_scipy(weights, pixels):
     """The report's formulas in float64, by another library: pool(relu(conv(x) + b)), flatten, dense, dense."""
     logits = []
-    for picture in pixels.astype(np.float64):
+    for picture in np.asarray(pixels, np.float64):
         x = picture
         for index in range(3):
             kernel, bias = weights[f"convs.{index}.kernel"].astype(np.float64), weights[f"convs.{index}.bias"]
@@ -122,6 +122,7 @@ def test_logits_equal_an_independent_implementation(weights, pixels):
 
 def test_logits_under_a_gradient_are_the_same(weights, pixels):
     apply, state = apply_function({"name": "report"}, weights)
+    state = jax.device_put(state)
     values, _ = jax.vjp(lambda pixels: apply(state, pixels), pixels)
     np.testing.assert_allclose(values, apply(state, pixels), rtol=1e-5, atol=1e-6)
 
@@ -137,6 +138,7 @@ def test_logits_equal_keras(weights, pixels):
     names = ["convs.0", "convs.1", "convs.2", "dense1", "dense2"]
     peer.set_weights([weights[f"{name}.{part}"] for name in names for part in ("kernel", "bias")])
     apply, state = apply_function({"name": "report"}, weights)
+    state = jax.device_put(state)
     np.testing.assert_allclose(apply(state, pixels), np.asarray(peer(pixels))[:, 0], rtol=1e-4, atol=1e-4)
 
 

@@ -13,7 +13,7 @@ from fakeface_jax.faces import create_detector
 from fakeface_jax.images import read_image
 from fakeface_jax.labels import Verdict
 from service.cli import main
-from tests.conftest import REPOSITORY
+from conftest import REPOSITORY
 from video.sampling import Sampling
 from video.scoring import score_image, score_video
 

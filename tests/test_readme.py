@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from service.cli import main
-from tests.conftest import REPOSITORY
+from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

@@ -46,7 +46,7 @@ class Run:
         self.step = make_train_step(self.network, optimizer, augment, seed=seed)
 
     def logits(self, batch):
-        return np.asarray(jax.jit(self.network.apply)(self.state.params, batch["image"] / np.float32(255)))
+        return np.asarray(jax.jit(self.network.apply)(self.state.params, jnp.asarray(batch["image"]) / 255.0))
 
     def __call__(self, batch):
         self.state, metrics = self.step(self.state, self.layout.split(batch))
@@ -61,7 +61,7 @@ def entropy_in_numpy(logits, labels):
 def test_cross_entropy_is_the_definition_and_survives_extreme_logits():
     logits = np.array([0.0, 2.0, -3.0, 100.0, -100.0, 100.0], np.float32)
     labels = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0], np.float32)
-    ours = np.asarray(cross_entropy(logits, labels))
+    ours = np.asarray(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
     np.testing.assert_allclose(ours, entropy_in_numpy(logits, labels), rtol=1e-6, atol=1e-12)
     assert ours[0] == pytest.approx(np.log(2))
     assert ours[5] == 100.0
@@ -94,7 +94,8 @@ def test_the_update_is_adams():
     before = flatten_state(jax.tree.map(jnp.copy, run.state.params))
 
     def loss(params):
-        return cross_entropy(run.network.apply(params, batch["image"] / np.float32(255)), batch["label"]).mean()
+        logits = run.network.apply(params, jnp.asarray(batch["image"]) / 255.0)
+        return cross_entropy(logits, jnp.asarray(batch["label"])).mean()
 
     gradient = flatten_state(jax.jit(jax.grad(loss))(run.state.params))
     run(batch)

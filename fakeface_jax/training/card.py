@@ -25,13 +25,12 @@ The code is Apache-2.0. The training pictures carry non-commercial or restricted
 real half of 140k, DFDC), or state no licence; so these weights are for research and other non-commercial use only."""
 
 
-def model_card(spec: BundleSpec, *, table: str = "", command: str = "") -> str:
+def model_card(spec: BundleSpec, *, table: str = "") -> str:
     """The card in Markdown.
 
     Args:
         spec: the bundle's specification.
         table: results per source on the test split, as a Markdown table.
-        command: what reproduces the bundle.
     """
     provenance = spec.provenance
     data = provenance.get("data", {})
@@ -50,7 +49,6 @@ def model_card(spec: BundleSpec, *, table: str = "", command: str = "") -> str:
         "- thresholds hold for the mix of sources that they were chosen on; on other pictures the error rates differ",
         "## Training",
         _training(provenance, data),
-        f"Command: `{command}`" if command else "",
         "## Limits",
         _LIMITS,
         "## Licence and data",
@@ -78,7 +76,7 @@ def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         f"{provenance.get('chosen_by', '')} ({best.get('val_loss', 0):.4f})",
         f"- {provenance.get('training_seconds', 0) / 60:.0f} minutes on {provenance.get('device', '')}, "
         f"{json.dumps(provenance.get('versions', {}))}",
-        "- configuration:",
+        "- `fakeface train` with this configuration, on data of that manifest, makes it again:",
         "",
         "```json",
         json.dumps(provenance.get("config", {}), indent=2),

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fakeface_jax.bundle import Bundle, BundleSpec, save_bundle
@@ -79,7 +80,7 @@ def draw_data(config: TrainConfig, dataset: Dataset) -> None:
     plot_class_histogram(dataset.class_counts(), config.output / "classes.png")
     batch = next(iter(train_batches(dataset.source("train"), config.loader, seed=config.seed, processes=(0, 1))))
     count = min(16, len(batch["label"]))
-    warped = augment(jax.random.key(config.seed), batch["image"][:count], config.augment)
+    warped = augment(jax.random.key(config.seed), jnp.asarray(batch["image"][:count]), config.augment)
     images = np.asarray(warped).round().astype(np.uint8)
     plot_batch(images, batch["label"][:count].astype(np.int64), config.output / "batch.png")
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -64,6 +64,7 @@ class Diverged(FakeFaceError):
     diverged = True
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Hears how a run goes; programs show it, tests record it."""
 

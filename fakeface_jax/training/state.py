@@ -25,11 +25,14 @@ from fakeface_jax.models import create_model
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Step counter, weights and the optimiser's memory: one pytree."""
+    """Step counter, weights and the optimiser's memory: one pytree.
 
-    step: jax.Array
-    params: nnx.State
-    opt_state: optax.OptState
+    JAX and Orbax also make it of placeholders and of shapes, so the types hold for states that a step takes.
+    """
+
+    step: jax.Array | Any
+    params: nnx.State | Any
+    opt_state: optax.OptState | Any
 
 
 @dataclasses.dataclass(frozen=True)

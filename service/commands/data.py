@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -108,16 +111,28 @@ class Build:
             raise ConfigError(f"{error.name} is missing; {_NEEDS_TRAINING_EXTRA}") from error
         from fakeface_jax.faces import CropSpec
 
-        dataset = build_dataset(
-            self.manifest,
-            self.output,
-            CropSpec(size=self.size, margin=self.margin),
-            whole_images=self.whole_images,
-            detector=self.detector,
-        )
+        crop = CropSpec(size=self.size, margin=self.margin)
+        with _quiet_tfds():
+            dataset = build_dataset(
+                self.manifest, self.output, crop, whole_images=self.whole_images, detector=self.detector
+            )
         for one in dataset.rejected:
             print(f"left out: {one['id']}: {one['reason']}", file=sys.stderr)
         print(", ".join(f"{split} {count:,}" for split, count in dataset.sizes.items()))
         print(f"left out: {len(dataset.rejected)}")
         print(f"data: {dataset.path}")
         return 0
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """TFDS warns of its own settings, and draws its bars into log files too."""
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()

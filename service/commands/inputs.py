@@ -26,13 +26,16 @@ def expand(names: Sequence[str], extensions: Collection[str]) -> Iterator[str | 
     """
     for name in names:
         if name != STDIN and os.path.isdir(name):  # noqa: PTH112 - the user's spelling is kept
-            yield from _directory(name, extensions) or [
-                OpenError(name, "holds no file of a known kind", f"known: {', '.join(sorted(extensions))}")
-            ]
+            inside = _directory(name, extensions)
+            yield from inside
+            if not inside:
+                yield OpenError(name, "holds no file of a known kind", f"known: {', '.join(sorted(extensions))}")
         elif name != STDIN and glob.has_magic(name) and not os.path.lexists(name):
             found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
             files = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112
-            yield from files or [OpenError(name, "matches no file", "check the pattern")]
+            yield from files
+            if not files:
+                yield OpenError(name, "matches no file", "check the pattern")
         else:
             yield name
 

@@ -5,11 +5,11 @@ A bad input is recorded with its error and the others go on.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,10 @@ NONE_READ = 4
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".gif"}
 )
+
+
+_SHOWN_MS = 250
+"""Milliseconds that each sampled frame is shown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,11 @@ class Common:
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.faces import create_detector
 
-        if self.show and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        if (
+            self.show
+            and sys.platform == "linux"
+            and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        ):
             # OpenCV's window system aborts the whole process here instead of raising.
             raise ConfigError("--show needs a screen and there is none; use --save FILE")
         classifier = FaceClassifier.load(self.model)
@@ -80,11 +88,12 @@ class Classify(Common):
     def run(self) -> int:
         """Scores all pictures; the exit code."""
         from fakeface_jax.images import EXTENSIONS, read_image
-        from video.render import annotate, save_annotated_image
+        from video.render import IMAGE_EXTENSIONS, annotate, save_annotated_image
         from video.scoring import score_image
 
+        inputs = _inputs(self.paths, EXTENSIONS)
+        targets = _Targets(self.save, IMAGE_EXTENSIONS, self.paths, inputs)
         classifier, detector = self.load()
-        targets = _Targets(self.save, [".png"] + sorted(EXTENSIONS), many=len(self.paths) != 1 or _is_many(self.paths[0]))
 
         def score(name: str) -> ImageReport:
             data = _read_stdin() if name == STDIN else None
@@ -101,7 +110,7 @@ class Classify(Common):
                     _show(annotate(image, report.faces), name)
             return report
 
-        return _score_all(self, list(expand(self.paths, EXTENSIONS)), score, _image_text)
+        return _score_all(self, inputs, score, _image_text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,15 +129,14 @@ class Score(Common):
 
     def run(self) -> int:
         """Scores all videos; the exit code."""
-        from fakeface_jax.outputs import whole_file
         from video.render import VIDEO_CODECS, save_annotated_video
         from video.report import FRAME_COLUMNS
         from video.scoring import score_video
 
+        inputs = _inputs(self.videos, VIDEO_EXTENSIONS)
+        targets = _Targets(self.save, VIDEO_CODECS, self.videos, inputs)
         classifier, detector = self.load()
-        inputs = list(expand(self.videos, VIDEO_EXTENSIONS))
-        targets = _Targets(self.save, list(VIDEO_CODECS), many=len(self.videos) != 1 or _is_many(self.videos[0]))
-        rows: list[dict[str, Any]] = []
+        table = Records("csv", output=self.frame_table, columns=FRAME_COLUMNS) if self.frame_table else None
 
         def score(name: str) -> VideoReport:
             with _bar(name, unit="frame") as bar:
@@ -138,24 +146,22 @@ class Score(Common):
                     bar.update(done - bar.n)
 
                 report = score_video(classifier, detector, name, self.sampling, progress=progress)
-            if self.frame_table is not None:
-                rows.extend(report.frame_rows())
+            if table is not None:
+                table.add_rows(report.frame_rows())
             if self.save is not None:
                 save_annotated_video(report, targets.path(name, ".mp4"))
             if self.show:
                 _show_video(report)
             return report
 
-        code = _score_all(self, inputs, score, _video_text)
-        if self.frame_table is not None:
-            with (
-                whole_file(self.frame_table, extensions={".csv"}) as temporary,
-                temporary.open("w", newline="", encoding="utf-8") as file,
-            ):
-                writer = csv.DictWriter(file, FRAME_COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-        return code
+        with table or contextlib.nullcontext():
+            return _score_all(self, inputs, score, _video_text)
+
+
+def _inputs(names: Sequence[str], extensions: Collection[str]) -> list[str | OpenError]:
+    if not names:
+        raise ConfigError("nothing to score was named; fakeface COMMAND --help says how")
+    return list(expand(names, extensions))
 
 
 def _score_all(
@@ -195,8 +201,8 @@ def _video_text(report: VideoReport) -> str:
     evidence, seconds = report.evidence, report.seconds
     lines = [
         f"{report.input}: {_answer(report)}",
-        f"  evidence  {evidence.faces_scored} faces in {evidence.frames_with_face} of {evidence.frames_sampled} sampled "
-        f"frames, {evidence.seconds:.1f} s; {evidence.faces_too_small} faces too small, "
+        f"  evidence  {evidence.faces_scored} faces in {evidence.frames_with_face} of {evidence.frames_sampled} "
+        f"sampled frames, {evidence.seconds:.1f} s; {evidence.faces_too_small} faces too small, "
         f"{evidence.frames_dropped} frames undecodable",
         f"  time      open {seconds.open:.2f}  decode {seconds.decode:.2f}  detect {seconds.detect:.2f}  "
         f"classify {seconds.classify:.2f}  aggregate {seconds.aggregate:.2f} s, {report.fps:.0f} frames/s",
@@ -211,33 +217,58 @@ def _answer(report: ImageReport | VideoReport) -> str:
     return f"{report.verdict}{score}" + (f"  ({report.reason})" if report.reason else "")
 
 
-def _is_many(name: str) -> bool:
-    return name != STDIN and not Path(name).is_file()
-
-
 class _Targets:
-    """Where each input's picture is saved: the named file for one input, files in the named directory for several."""
+    """Where each input's picture is saved: the named file for one input, files in the named directory for several.
 
-    def __init__(self, save: Path | None, extensions: list[str], *, many: bool) -> None:
-        self._single = save is not None and not many and save.suffix.lower() in extensions and not save.is_dir()
+    What cannot work is refused here, before anything is scored.
+    """
+
+    def __init__(
+        self, save: Path | None, extensions: Collection[str], names: Sequence[str], inputs: Sequence[str | OpenError]
+    ) -> None:
         self._save = save
-        self._used: set[Path] = set()
-        if save is not None and not self._single:
-            try:
-                save.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(f"--save {save}: cannot be made a directory: {error.strerror}") from error
+        self._taken = {_key(Path(name)) for name in inputs if isinstance(name, str) and name != STDIN}
+        self._single = False
+        if save is None:
+            return
+        many = len(names) > 1 or list(names) != list(inputs)
+        if save.suffix and not save.is_dir():
+            if many:
+                raise ConfigError(f"--save {save}: several inputs need a directory; make it first, or name another")
+            if save.suffix.lower() not in extensions:
+                known = " or ".join(sorted(extensions))
+                raise ConfigError(f"--save {save}: cannot write {save.suffix}; name it {known}, or name a directory")
+            if not save.parent.is_dir():
+                raise ConfigError(f"--save {save}: there is no directory {save.parent}; make it first")
+            if _key(save) in self._taken:
+                raise ConfigError(f"--save {save}: is the input itself; name another file")
+            self._single = True
+            return
+        there = next(path for path in (save, *save.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise ConfigError(f"--save {save}: cannot be made a directory: {there} is a file; name another")
 
     def path(self, name: str, extension: str) -> Path:
         if self._save is None or self._single:
             return self._save or Path()
+        try:
+            # Not before there is something to save: a wrong model leaves no empty directory behind.
+            self._save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OpenError(self._save, f"cannot be made: {error.strerror}", "name another for --save") from error
         stem = "stdin" if name == STDIN else Path(name).stem
         number = 1
-        # Inputs of different folders may share a name; none may overwrite another's picture.
-        while (path := self._save / f"{stem}-scored{'' if number == 1 else f'-{number}'}{extension}") in self._used:
+        # Inputs of different folders may share a name; none may overwrite another's picture, or an input.
+        while True:
+            path = self._save / f"{stem}-scored{'' if number == 1 else f'-{number}'}{extension}"
+            if _key(path) not in self._taken:
+                self._taken.add(_key(path))
+                return path
             number += 1
-        self._used.add(path)
-        return path
+
+
+def _key(path: Path) -> str:
+    return os.path.realpath(path)
 
 
 def _read_stdin() -> bytes:
@@ -265,16 +296,18 @@ def _show(image: Any, title: str) -> None:
 
 
 def _show_video(report: VideoReport) -> None:
+    """The sampled frames with what was found in them, one after the other; q, Esc or the last one ends it."""
     import cv2
 
-    for image, fps in _annotated(report):
-        cv2.imshow(report.input, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        if cv2.waitKey(max(1, round(1000 / fps))) in (27, ord("q")):
-            break
+    from video.frames import VideoFile
+    from video.render import annotate
+
+    faces = {frame.index: frame.faces for frame in report.frames}
+    with VideoFile(report.input) as video:
+        for frame in video.frames(report.sampling):
+            banner = f"{_answer(report)}  {frame.time:.2f} s"
+            image = annotate(frame.image, faces.get(frame.index, ()), banner=banner, banner_verdict=report.verdict)
+            cv2.imshow(report.input, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            if cv2.waitKey(_SHOWN_MS) in (27, ord("q")):
+                break
     cv2.destroyAllWindows()
-
-
-def _annotated(report: VideoReport) -> Iterator[tuple[Any, float]]:
-    from video.render import annotated_frames
-
-    yield from annotated_frames(report)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.training.config import TrainConfig
+
+SECONDS_BETWEEN_LINES = 30.0
+"""How often progress is told where stderr is a file."""
 
 _NEEDS_TRAINING_EXTRA = "this needs the training extra: pip install 'fakeface-jax[train]'"
 
@@ -42,10 +46,14 @@ class Train:
         if self.dry_run:
             print(dry_run(self.config))
             return 0
-        if not (self.config.output / "config.json").exists():
+
+        def draw() -> None:
             # Before the hours of training, so that wrong labels or a wild augmentation are seen in time.
-            draw_data(self.config, open_dataset(self.config.data))
-        result = train(self.config, _Terminal(), resume=self.resume)
+            if not (self.config.output / "batch.png").exists():
+                draw_data(self.config, open_dataset(self.config.data))
+
+        with _Terminal(draw) as terminal:
+            result = train(self.config, terminal, resume=self.resume)
         bundle = finish(result, self.config)
         print(f"lowest validation loss {result.best_val_loss:.4f} in epoch {result.best_epoch}")
         print(f"bundle: {bundle.path}")
@@ -123,24 +131,53 @@ class Evaluate:
 
 
 class _Terminal:
-    """Shows a run on a terminal, or as plain lines where stderr is none."""
+    """Shows a run on a terminal, or as plain lines where stderr is none.
 
-    def __init__(self) -> None:
+    Args:
+        before: called once the run directory is there and before the first step.
+    """
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
         self._bar: Any = None
-        self._started = time.monotonic()
+        self._epoch = 0
+        self._done_before = 0
+        self._started = self._said = 0.0
+
+    def __enter__(self) -> _Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def start(self, text: str) -> None:
         """The configuration, the network and the device."""
-        print(text, file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
+        self._before()
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """A bar with the time left in this epoch."""
+        """A bar with the time left in this epoch; a line every half minute where a bar would flood a log file."""
+        if not sys.stderr.isatty():
+            self._line(epoch, done, total, loss)
+            return
         from tqdm import tqdm
 
         if self._bar is None:
             self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", unit="step", mininterval=1, leave=False)
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self._bar.update(done - self._bar.n)
+
+    def _line(self, epoch: int, done: int, total: int, loss: float) -> None:
+        now = time.monotonic()
+        if epoch != self._epoch:
+            self._epoch, self._done_before, self._started, self._said = epoch, done, now, now
+        elif now - self._said >= SECONDS_BETWEEN_LINES and done > self._done_before:
+            left = (now - self._started) / (done - self._done_before) * (total - done)
+            print(
+                f"epoch {epoch}  step {done}/{total}  loss {loss:.4f}  {left:.0f} s left", file=sys.stderr, flush=True
+            )
+            self._said = now
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
         """One line per epoch."""
