@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 # Before JAX starts: data parallelism is tested on several devices of one CPU.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
@@ -10,10 +16,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Keras is a reference in some tests; its numbers are the same on any backend, and JAX is here already.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from pathlib import Path
-
-import numpy as np
-import pytest
+# Many tests run the same small programs, some in processes of their own: each is compiled once.
+COMPILED = tempfile.mkdtemp(prefix="fakeface-xla-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -75,3 +81,7 @@ def unchecked_types():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    shutil.rmtree(COMPILED, ignore_errors=True)

@@ -11,7 +11,6 @@ import wave
 import zlib
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,18 +19,6 @@ from service.cli import main
 
 SCORED, FAILED, REFUSED = 0, 3, 2
 """Exit codes of a call with a good input beside the one in question."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Every call of main() loads the model anew; its programs are compiled once."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import types
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,19 +22,6 @@ from service.commands.inputs import expand
 from service.commands.output import Records
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Every call of main() loads the model anew; its programs are compiled once."""
-    path = str(tmp_path_factory.mktemp("xla"))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (path, 0.0), strict=True):
-        jax.config.update(name, value)
-    yield path
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -285,10 +271,9 @@ def test_whole_image_needs_no_face(run, media):
     assert face["box"] == [0, 0, 200, 200]
 
 
-def test_standard_input(media, tiny_bundle, compiled_programs):
+def test_standard_input(media, tiny_bundle):
     data = (media / "portrait.png").read_bytes()
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled_programs}
-    done = fakeface("classify", "-", "--format", "jsonl", model=tiny_bundle, input=data, env=environment)
+    done = fakeface("classify", "-", "--format", "jsonl", model=tiny_bundle, input=data)
     assert (done.returncode, done.stderr) == (0, b"")
     record = json.loads(done.stdout)
     assert record["input"] == "-"
@@ -304,14 +289,11 @@ def test_standard_input_that_is_no_picture(run, monkeypatch, data, words):
     assert words in err
 
 
-def test_a_reader_that_leaves_is_no_error(media, tiny_bundle, compiled_programs):
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": compiled_programs}
+def test_a_reader_that_leaves_is_no_error(media, tiny_bundle):
     names = " ".join([f"'{media}/cup.png'"] * 30)
     for form in ("text", "json"):
         command = f"'{FAKEFACE}' classify {names} --whole-image --format {form} --model '{tiny_bundle}' | head -1"
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, env=environment, check=False
-        )
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=120, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.count(b"\n") == 1
 

@@ -1,7 +1,6 @@
 """`fakeface train` and `fakeface evaluate`, as programs: exit codes, what is said where, what is left on the disk."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import time
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 import pytest
 
@@ -18,20 +16,6 @@ from service.cli import main
 from service.commands import training
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(tmp_path_factory):
-    """Programs are compiled once, here and in the processes that are started."""
-    path = str(tmp_path_factory.mktemp("xla"))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (path, 0.0), strict=True):
-        jax.config.update(name, value)
-    cache = {"JAX_COMPILATION_CACHE_DIR": path, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    yield os.environ | cache
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -190,12 +174,12 @@ def test_progress_in_a_log_file_is_lines(data, tmp_path, monkeypatch, capsys):
     assert lines[0].endswith(" s left")
 
 
-def test_sigterm_saves_exits_with_143_and_resume_continues(data, tmp_path, environment):
+def test_sigterm_saves_exits_with_143_and_resume_continues(data, tmp_path):
     output = tmp_path / "run"
     arguments = ["--patience", "10000"]
     program = subprocess.Popen(
         [FAKEFACE, *words(data, output, *arguments, epochs=10000)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 100

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from fakeface_jax.bundle import DEFAULT_BUNDLE, load_bundle
 from fakeface_jax.classifier import FaceClassifier
@@ -13,7 +14,6 @@ from fakeface_jax.faces import create_detector
 from fakeface_jax.images import read_image
 from fakeface_jax.labels import Verdict
 from service.cli import main
-from conftest import REPOSITORY
 from video.sampling import Sampling
 from video.scoring import score_image, score_video
 

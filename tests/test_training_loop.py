@@ -36,19 +36,6 @@ COUNTS = {"train": 38, "valid": 12}
 STEPS = 4 * COUNTS["train"] // 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """The same two programs in every run: compiled once, also for the processes that are started here."""
-    path = str(tmp_path_factory.mktemp("xla"))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (path, 0.0), strict=True):
-        jax.config.update(name, value)
-    yield path
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """200 pictures of two sources; fakes are brighter."""
@@ -286,14 +273,10 @@ train(TrainConfig(data=pathlib.Path(sys.argv[1]), output=output, epochs=3, check
 """
 
 
-def test_kill_9_and_resume_give_the_uninterrupted_sequence(finished, config, data, compiled_programs):
+def test_kill_9_and_resume_give_the_uninterrupted_sequence(finished, config, data):
     reference, wanted, *_ = finished
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": compiled_programs,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     command = [sys.executable, "-c", KILLED, str(data.path), str(config.output)]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     reporter = Recorder()
     result = train(config, reporter, resume=True)

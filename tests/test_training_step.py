@@ -17,18 +17,6 @@ from fakeface_jax.training.step import cross_entropy, make_eval_step, make_train
 SIZE, BATCH = 32, 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Several tests run the same step: compiled once."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 def toy_batch(seed):
     """Fakes are brighter: any network finds that out within a few steps."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -122,8 +121,6 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
     if len(found) != 1:
         what = "no prepared data set" if not found else f"{len(found)} prepared data sets"
         raise DataError(f"{directory}: holds {what}; name the directory of one (fakeface data build makes it)")
-    # absl's and TFDS's chatter about missing optional parts would drown what the user asked for.
-    logging.getLogger("absl").setLevel(logging.ERROR)
     import tensorflow_datasets as tfds
 
     try:

@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ import orbax.checkpoint as ocp
 
 from fakeface_jax.errors import DataError
 from fakeface_jax.training.state import TrainState
-
-# Orbax logs every save at INFO and a warning for each optional feature that is off.
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class Checkpoints:

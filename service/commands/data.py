@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from fakeface_jax.errors import ConfigError
+from service.commands import quiet_libraries
 
 AUDIT_FAILED = 1
 
@@ -126,10 +126,10 @@ class Build:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """TFDS warns of its own settings, and draws its bars into log files too."""
+    """TFDS draws its bars into log files too."""
     import tensorflow_datasets as tfds
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    quiet_libraries()
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.training.config import TrainConfig
+from service.commands import quiet_libraries
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is told where stderr is a file."""
@@ -36,6 +37,7 @@ class Train:
 
     def run(self) -> int:
         """Trains; the exit code."""
+        quiet_libraries()
         try:
             from fakeface_jax.data.dataset import open_dataset
             from fakeface_jax.training.finish import draw_data, finish
@@ -82,6 +84,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluates; the exit code."""
+        quiet_libraries()
         try:
             from fakeface_jax.data.dataset import open_dataset
             from fakeface_jax.evaluation.inference import predict
