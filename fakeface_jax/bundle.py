@@ -83,7 +83,7 @@ class Bundle:
     Attributes:
         spec: what `bundle.json` says.
         weights: parameter path (joined by dots) to float array.
-        id: sha256 over specification and weights; reports quote it.
+        id: sha256 over weights and specification without its metrics; reports quote it.
         path: where it was loaded from.
     """
 
@@ -222,7 +222,9 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
         weights = {key: np.asarray(value, np.float32) for key, value in load(data).items()}
     except SafetensorError as error:
         raise BundleError(f"{path}: {WEIGHTS} is no safetensors file: {error}; get the bundle again") from error
-    return Bundle(spec=_parse_spec(document, path), weights=weights, id=stated, path=path)
+    # Measuring a model does not make it another one: what reports quote is the same before and after.
+    identity = _fingerprint({key: value for key, value in document.items() if key != "metrics"})
+    return Bundle(spec=_parse_spec(document, path), weights=weights, id=identity, path=path)
 
 
 def _fingerprint(document: Mapping[str, Any]) -> str:

@@ -12,6 +12,15 @@ Example:
 """
 
 
+def printable(text: str) -> str:
+    """One line that a terminal shows as it is, whatever a file name or a library's message holds.
+
+    Control characters and marks that turn the direction of writing are escaped as `repr` does it: a name must neither
+    command the terminal nor forge a line of the answer.
+    """
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 class FakeFaceError(Exception):
     """Base of all errors of this project."""
 
@@ -46,8 +55,7 @@ class MediaError(FakeFaceError):
 
     def __str__(self) -> str:
         text = f"{self.source}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
-        # One line, whatever a library's message or a file name holds.
-        return " ".join(text.splitlines())
+        return printable(" ".join(text.splitlines()))
 
 
 class OpenError(MediaError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 import warnings
 from pathlib import Path
@@ -47,19 +48,34 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         16-bit grey keeps its 8 most significant bits. Damaged EXIF data is ignored: the picture counts.
 
     Raises:
-        OpenError: missing, a directory, unreadable, empty, or of no known image format.
+        OpenError: missing, a directory, a device, unreadable, empty, or of no known image format.
         DecodeError: truncated or damaged, or several pictures in one file (animations).
         LimitExceeded: over `MAX_PIXELS` or `MAX_BYTES`, or under `MIN_SIDE`.
     """
+    return decode_image(read_image_file(path), source=path)
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file, for callers that need them beside the picture; read once, so that both agree.
+
+    Raises:
+        OpenError, LimitExceeded: as `read_image`.
+    """
+    if not os.fspath(path):
+        raise OpenError("(an empty name)", "names no file", "check the path")
     path = Path(path)
     try:
         if path.is_dir():
             raise OpenError(path, "is a directory", "name the files, or use a command that takes directories")
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # A named pipe would be waited for without end.
+            raise OpenError(path, "is not a regular file", "copy it to a file, or pipe it into fakeface classify -")
+        size = status.st_size
         if size > MAX_BYTES:
             raise LimitExceeded(path, f"{size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20} MiB", "make it smaller")
         with path.open("rb") as file:
-            # Devices and growing files state no size.
+            # A file may have grown since.
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise LimitExceeded(path, f"more than {MAX_BYTES // 2**20} MiB", "make it smaller")
@@ -69,7 +85,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         raise OpenError(path, "no such file: a name cannot hold this character", "check the path") from None
     except OSError as error:
         raise OpenError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
-    return decode_image(data, source=path)
+    return data
 
 
 def decode_image(data: bytes, *, source: object = "<bytes>") -> UInt8[np.ndarray, "h w 3"]:
@@ -87,7 +103,8 @@ def decode_image(data: bytes, *, source: object = "<bytes>") -> UInt8[np.ndarray
     except MediaError:
         raise
     except UnidentifiedImageError:
-        raise OpenError(source, "not an image that can be read", "convert it to JPEG or PNG") from None
+        remedy = "if it is a video: fakeface score" if _may_be_video(data) else "convert it to JPEG or PNG"
+        raise OpenError(source, "not an image that can be read", remedy) from None
     except Image.DecompressionBombError as error:
         problem = f"far more than {MAX_PIXELS // 10**6} megapixels"
         raise LimitExceeded(source, problem, "make it smaller") from error
@@ -95,6 +112,10 @@ def decode_image(data: bytes, *, source: object = "<bytes>") -> UInt8[np.ndarray
         # Pillow's plug-ins raise whatever their parsing stumbles over: OSError, SyntaxError, struct.error, KeyError...
         problem = f"damaged image: {error or type(error).__name__}"
         raise DecodeError(source, problem, "copy or download it again") from error
+
+
+def _may_be_video(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" or data[:4] == b"\x1a\x45\xdf\xa3" or (data[:4] == b"RIFF" and data[8:11] == b"AVI")
 
 
 def open_picture(data: bytes) -> Image.Image:

@@ -327,3 +327,12 @@ def test_no_file_of_a_bundle_is_a_pickle(tiny_bundle):
         assert name in (CARD, SPEC, WEIGHTS)
         assert not data.startswith(b"\x80")
         assert not data.startswith(b"PK")
+
+
+def test_measuring_a_model_does_not_change_its_id(tmp_path, tiny_bundle):
+    bundle = load_bundle(tiny_bundle)
+    measured = dataclasses.replace(bundle.spec, metrics={"split": "test"})
+    saved = save_bundle(tmp_path / "measured", measured, bundle.weights, card="card")
+    assert saved.id == bundle.id
+    other = dataclasses.replace(bundle.spec, name="other")
+    assert save_bundle(tmp_path / "other", other, bundle.weights, card="card").id != bundle.id

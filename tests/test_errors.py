@@ -31,3 +31,11 @@ def test_a_media_error_is_one_line_whatever_it_quotes():
 def test_all_errors_have_one_base(kind):
     assert issubclass(kind, errors.FakeFaceError)
     assert not issubclass(kind, (OSError, ValueError))
+
+
+def test_a_file_name_neither_commands_the_terminal_nor_forges_lines():
+    text = str(errors.OpenError("\x1b[2Jq\ny.jpg: fake\u202e\x07é", "is bad"))
+    assert text.isprintable()
+    assert "\\x1b[2J" in text
+    assert "\\u202e" in text
+    assert "é" in text

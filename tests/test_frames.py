@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, OpenError
+from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
 from video.frames import Frame, FrameSource, VideoFile
 from video.sampling import Sampling
 
@@ -416,3 +416,39 @@ def test_real_clips_are_read_completely(shared_data):
             assert sum(1 for _ in video.frames(Sampling(every=1))) == int(rows[path]["frames"])
             assert video.counters.dropped == 0
             assert (video.width, video.height) == (int(rows[path]["width"]), int(rows[path]["height"]))
+
+
+def test_a_name_that_ffmpeg_would_expand_is_taken_as_it_is(tmp_path):
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"img{number:03d}.jpg"), np.full((64, 64, 3), 40 * number, np.uint8))
+    junk = tmp_path / "img%03d.jpg"
+    junk.write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(MediaError):
+        VideoFile(junk)
+    clip = tmp_path / "50%d.avi"
+    writer = cv2.VideoWriter(str(tmp_path / "plain.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for _ in range(7):
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    (tmp_path / "plain.avi").rename(clip)
+    with VideoFile(clip) as video:
+        assert video.frame_count == 7
+        assert video.name == str(clip)
+        assert [frame.index for frame in video.frames(Sampling(every=3))] == [0, 3, 6]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x00\x00\x20ftypavif" + b"\x00" * 64,
+        b"DDS " + b"\x7c\x00\x00\x00" + b"\xff" * 200,
+        b"\x00\x00\x00\x0cjP  \x0d\x0a\x87\x0a" + b"\xff\xff\xff\xf0jp2h" + b"\x00" * 64,
+    ],
+    ids=["avif", "dds", "jpeg 2000"],
+)
+def test_damaged_pictures_called_videos_are_one_line_errors(tmp_path, data):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(data)
+    with pytest.raises(MediaError) as caught:
+        VideoFile(path)
+    assert "\n" not in str(caught.value)

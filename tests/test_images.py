@@ -132,9 +132,8 @@ def test_a_file_without_read_permission_says_so(tmp_path):
         read_image(path)
 
 
-def test_an_endless_device_is_refused_at_the_limit(monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 2**20)
-    with pytest.raises(LimitExceeded, match="more than 1 MiB"):
+def test_an_endless_device_is_refused():
+    with pytest.raises(OpenError, match="not a regular file"):
         read_image("/dev/zero")
 
 
@@ -355,3 +354,22 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were():
         thread.join()
     assert failures == []
     assert list(warnings.filters) == before
+
+
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(OpenError, match="not a regular file"):
+        read_image(pipe)
+
+
+def test_a_video_is_sent_to_the_other_command(tmp_path):
+    path = tmp_path / "clip.jpg"
+    path.write_bytes(b"\x00\x00\x00\x20ftypisom" + b"\x00" * 64)
+    with pytest.raises(OpenError, match="fakeface score"):
+        read_image(path)
+
+
+def test_an_empty_name_is_called_that():
+    with pytest.raises(OpenError, match="empty name"):
+        read_image("")

@@ -16,8 +16,9 @@ from fakeface_jax.decision import VerdictBands
 from fakeface_jax.errors import ConfigError, MediaError, OpenError
 from fakeface_jax.faces import Face, create_detector
 from fakeface_jax.labels import Verdict
+from video import scoring
 from video.sampling import Sampling
-from video.scoring import MIN_FACES, score_image, score_video
+from video.scoring import MIN_FRAMES, score_image, score_video
 
 
 class FixedDetector:
@@ -218,8 +219,8 @@ def test_no_face_is_its_own_verdict(classifier, clip):
 def test_little_evidence_is_inconclusive(classifier, clip, bands, verdict):
     sure = with_bands(classifier, *bands)
     assert score_video(sure, FixedDetector(LARGE), clip).verdict is verdict
-    few = score_video(sure, FixedDetector(LARGE), clip, Sampling(frames=MIN_FACES - 1))
-    assert (few.verdict, few.reason) == (Verdict.INCONCLUSIVE, "4 faces scored, a verdict needs 5")
+    few = score_video(sure, FixedDetector(LARGE), clip, Sampling(frames=MIN_FRAMES - 1))
+    assert (few.verdict, few.reason) == (Verdict.INCONCLUSIVE, "faces scored in 4 frames, a verdict needs 5")
     assert few.p_fake is not None
     short = score_video(sure, FixedDetector(LARGE), clip, Sampling(every=1, end=0.8))
     assert short.verdict is Verdict.INCONCLUSIVE
@@ -248,3 +249,30 @@ def test_real_clip(classifier, shared_data):
     assert report.evidence.faces_scored >= 6
     assert report.evidence.frames_with_face == 6
     assert report.media.frames == 135
+
+
+def test_many_faces_in_one_frame_are_little_evidence(classifier, tmp_path):
+    path = tmp_path / "group.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 1, (320, 240))
+    writer.write(np.full((240, 320, 3), 90, np.uint8))
+    writer.release()
+    boxes = [(x, y, x + 60, y + 60) for x in (0, 80, 160, 240) for y in (0, 80, 160)]
+    report = score_video(with_bands(classifier, 0.0, 0.0), FixedDetector(*boxes), path)
+    assert report.evidence.faces_scored == 12
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.reason == "faces scored in 1 frame, a verdict needs 5"
+
+
+def test_the_hash_is_of_the_bytes_that_were_decoded(classifier, tmp_path, face_picture, monkeypatch):
+    path = tmp_path / "face.png"
+    Image.fromarray(face_picture).save(path)
+    data = path.read_bytes()
+    decode = scoring.decode_image
+
+    def replaced_meanwhile(given, **settings):
+        path.write_bytes(b"another file")
+        return decode(given, **settings)
+
+    monkeypatch.setattr(scoring, "decode_image", replaced_meanwhile)
+    report = score_image(classifier, FixedDetector(LARGE), path)
+    assert report.media.sha256 == hashlib.sha256(data).hexdigest()

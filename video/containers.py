@@ -1,7 +1,8 @@
 """What a file is, before a decoder is let loose on it.
 
 FFmpeg opens far more than videos: still images, sequences of numbered images, and text files that name other files
-or addresses (playlists). All of these are refused here, by content and never by name.
+or addresses (playlists). All of these are refused here, by content. (What FFmpeg
+does with a name that looks like a pattern of numbered pictures, `frames.VideoFile` prevents.)
 
 Example:
     >>> check_is_video(Path("portrait.jpg"))
@@ -16,9 +17,12 @@ from pathlib import Path
 from PIL import Image
 
 from fakeface_jax.errors import OpenError
+from fakeface_jax.images import FORMATS
 
 _HEAD = 1024
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0", b"<")
+_STILL_FORMATS = (*FORMATS, "ICO", "TGA", "PCX", "JPEG2000")
+"""More than `fakeface classify` reads: FFmpeg would make a video of one frame of these."""
 _STILL_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1"})
 
 
@@ -80,9 +84,11 @@ def _is_still_image(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked by whoever decodes
-            with Image.open(path) as picture:
+            with Image.open(path, formats=_STILL_FORMATS) as picture:
                 return getattr(picture, "n_frames", 1) == 1 or picture.format == "MPO"
     except Image.DecompressionBombError:
         return True
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError):
-        return False  # not an image, or a damaged one: the video decoder has the last word
+    except Exception:
+        # Pillow's plug-ins raise whatever their parsing stumbles over: not an image, or a damaged one. The video
+        # decoder has the last word.
+        return False

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -148,7 +149,16 @@ class VideoFile:
         check_is_video(self.path)
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
-        self._capture: cv2.VideoCapture | None = self._open()
+        self._alias: tempfile.TemporaryDirectory[str] | None = None
+        if "%" in self._absolute:
+            # FFmpeg takes "a%03d.png" for a series of pictures and would decode other files than the one named.
+            self._absolute = self._plain_name()
+        self._capture: cv2.VideoCapture | None = None
+        try:
+            self._capture = self._open()
+        except BaseException:
+            self.close()
+            raise
         self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -241,6 +251,9 @@ class VideoFile:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+        if self._alias is not None:
+            self._alias.cleanup()
+            self._alias = None
 
     def __enter__(self) -> VideoFile:
         return self
@@ -249,6 +262,17 @@ class VideoFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _plain_name(self) -> str:
+        """Another name of the file, without the sign that FFmpeg expands."""
+        self._alias = tempfile.TemporaryDirectory(prefix="fakeface-")
+        link = Path(self._alias.name) / f"video{self.path.suffix.replace('%', '')}"
+        try:
+            link.symlink_to(self.path.absolute())
+        except OSError as error:
+            self._alias.cleanup()
+            raise OpenError(self.path, "its name holds a % sign, which FFmpeg would expand", "rename it") from error
+        return str(link)
 
     def _open(self, *parameters: int) -> cv2.VideoCapture:
         # The backend is named, so that OpenCV does not try the path as a camera or as a pattern of picture names.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,6 +49,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 VIDEO_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 """What `save_annotated_video` writes: MPEG-4 part 2, because OpenCV's wheels cannot encode H.264."""
+
+RUNNING_EVERY = 0.25
+"""Seconds of the video between updates of the running score."""
 
 MAX_HOLD = 1.0
 """Seconds that a box stays where it was seen. Samples may be minutes apart, and faces move."""
@@ -155,6 +159,8 @@ class _Overlay:
         self._hold = min(float(np.median(gaps)), MAX_HOLD) if len(gaps) else MAX_HOLD
         self._logits: list[float] = []
         self._counted = 0
+        self._running = "-"
+        self._running_at = -math.inf
 
     def at(self, moment: float) -> tuple[tuple[FaceRecord, ...], str]:
         """Faces and banner at a time in seconds; times must not go back."""
@@ -165,9 +171,14 @@ class _Overlay:
             self._counted += 1
         # A gap longer than usual (a cut, dropped frames) is no licence to show an old box.
         fresh = last >= 0 and moment - self._times[last] <= self._hold + TIME_TOLERANCE
-        running = f"{aggregate(np.asarray(self._logits), self._report.aggregation):.2f}" if self._logits else "-"
+        # Not on each frame: aggregating all faces so far, every time, would take longer than drawing in long videos.
+        if self._logits and moment - self._running_at >= RUNNING_EVERY:
+            self._running = f"{aggregate(np.asarray(self._logits), self._report.aggregation):.2f}"
+            self._running_at = moment
         final = _verdict_text(self._report.verdict, self._report.p_fake)
-        return self._report.frames[last].faces if fresh else (), f"video: {final}   so far {running}   {moment:.2f} s"
+        return self._report.frames[
+            last
+        ].faces if fresh else (), f"video: {final}   so far {self._running}   {moment:.2f} s"
 
 
 class _Encoder:

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier, FaceScore
 from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Face, FaceDetector, whole_image_box
-from fakeface_jax.images import decode_image, read_image
+from fakeface_jax.images import decode_image, read_image_file
 from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, RULES, aggregate
 from video.frames import Frame, VideoFile
@@ -34,9 +34,10 @@ MIN_FACE = 32
 """Pixels. A face whose longer side is shorter is found and counted and not scored: what is left of it is the scaling
 filter, on which training said nothing."""
 
-MIN_FACES = 5
-"""With fewer scored faces a video is `inconclusive`: averaging that few leaves most of one frame's error (ANCHORS.md:
-log loss .490 for one frame against .254 for 32)."""
+MIN_FRAMES = 5
+"""With scored faces in fewer frames a video is `inconclusive`: averaging that few leaves most of one frame's error (on
+DFDC, log loss .490 for one frame against .254 for 32). Many faces in one frame are no substitute: they share its light,
+its blur and its compression."""
 
 MIN_SECONDS = 1.0
 """The same for faces seen over a shorter time: neighbouring frames are one observation, however many they are."""
@@ -267,8 +268,9 @@ def _evidence(records: tuple[FrameRecord, ...], media: Media, dropped: int) -> E
 def _video_verdict(classifier: FaceClassifier, p_fake: float | None, evidence: Evidence) -> tuple[Verdict, str]:
     if p_fake is None:
         return Verdict.NO_FACE, _without_score(evidence.faces_too_small)
-    if evidence.faces_scored < MIN_FACES:
-        return Verdict.INCONCLUSIVE, f"{evidence.faces_scored} faces scored, a verdict needs {MIN_FACES}"
+    if evidence.frames_with_face < MIN_FRAMES:
+        found = f"{evidence.frames_with_face} frame{'s' if evidence.frames_with_face != 1 else ''}"
+        return Verdict.INCONCLUSIVE, f"faces scored in {found}, a verdict needs {MIN_FRAMES}"
     if evidence.seconds < MIN_SECONDS - 1e-3:
         return Verdict.INCONCLUSIVE, f"faces over {evidence.seconds:.2f} s, a verdict needs {MIN_SECONDS:g} s"
     return classifier.spec.bands.decide(p_fake), ""
@@ -289,7 +291,9 @@ def _load_image(source: ImageInput, name: str | None) -> tuple[str, UInt8[np.nda
     if isinstance(source, bytes):
         name = name or "<bytes>"
         return name, decode_image(source, source=name), hashlib.sha256(source).hexdigest()
-    return name or os.fspath(source), read_image(source), _sha256(Path(source))
+    # Read once: the hash is of the bytes that were decoded, also when the file is replaced meanwhile.
+    data = read_image_file(source)
+    return name or os.fspath(source), decode_image(data, source=source), hashlib.sha256(data).hexdigest()
 
 
 def _sha256(path: Path) -> str:

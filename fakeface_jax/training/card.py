@@ -13,10 +13,11 @@ from typing import Any
 from fakeface_jax.bundle import BundleSpec
 
 _LIMITS = """\
-- It answers for single faces that look like its training data. On generators, cameras and editing that it has not
-  seen it is close to guessing; see the table per source.
+- It answers for single faces that look like its training data; see the table per source. Generators, cameras and
+  editing that it has not seen were not measured: expect it to be close to guessing there.
+- Probabilities assume the share of fakes of the calibration split. Where fakes are rarer, a score means less.
 - A score is evidence, not proof. `inconclusive` is the honest answer for most difficult faces.
-- Small, blurred, heavily compressed, masked or profile faces lower its accuracy.
+- What small, blurred, heavily compressed, masked or profile faces do to it was not measured.
 - It must not be the only ground for an accusation, a removal or a hiring decision.
 - Ages, skin tones and sexes are not labelled in the training data, so differences between them were not measured."""
 
@@ -73,7 +74,8 @@ def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     lines = [
         f"- samples: {json.dumps(data.get('sizes', {}))}, manifest sha256 `{data.get('manifest_sha256', '')}`",
         f"- weights of epoch {best.get('epoch', 0):.0f} of {provenance.get('epochs_run', 0)}, chosen by "
-        f"{provenance.get('chosen_by', '')} ({best.get('val_loss', 0):.4f})",
+        f"{provenance.get('chosen_by', '')} ({best.get('val_loss', 0):.4f})"
+        + ("; more epochs might have lowered it further" if best.get("epoch") == provenance.get("epochs_run") else ""),
         f"- {provenance.get('training_seconds', 0) / 60:.0f} minutes on {provenance.get('device', '')}, "
         f"{json.dumps(provenance.get('versions', {}))}",
         "- `fakeface train` with this configuration, on data of that manifest, makes it again:",
