@@ -14,38 +14,20 @@ Results go to stdout or `--output`, everything else to stderr. Nothing heavy is 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated
-
-import tyro
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from fakeface_jax import __version__
 from fakeface_jax.errors import FakeFaceError, MediaError
-from service.commands.data import Audit, Build, Merge
-from service.commands.scoring import Classify, Score
-from service.commands.training import Evaluate, Train
 
 USAGE_ERROR = 2
 NOTHING_READ = 4
-
-_Data = (
-    Annotated[Merge, tyro.conf.subcommand("merge")]
-    | Annotated[Audit, tyro.conf.subcommand("audit")]
-    | Annotated[Build, tyro.conf.subcommand("build")]
-)
-_Command = (
-    Annotated[Classify, tyro.conf.subcommand("classify")]
-    | Annotated[Score, tyro.conf.subcommand("score")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[_Data, tyro.conf.subcommand("data", description="Merge, audit and build training data.")]
-)
-
-_DESCRIPTION = """How likely is it that this face is fake, and how far can that answer be trusted?
-
-fake = 1: P(fake) is a calibrated probability; the verdict is real, fake, inconclusive or no_face."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,29 +37,75 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `fakeface`; None for those of the process.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv in (["--version"], ["-V"]):
-        print(f"fakeface-jax {__version__}")
-        return 0
     try:
-        # Inside the try: settings check themselves while they are made.
-        command = tyro.cli(
-            _Command,
-            prog="fakeface",
-            description=_DESCRIPTION,
-            args=argv,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        return command.run()
-    except FakeFaceError as error:
-        print(f"fakeface: {error}", file=sys.stderr)
-        return _exit_code(error)
+        _replace_closed_streams()
+        if sys.stdout is None:
+            print("fakeface: standard output is closed; >/dev/null throws results away", file=sys.stderr)
+            return USAGE_ERROR
+        if argv in (["--version"], ["-V"]):
+            print(f"fakeface-jax {__version__}")
+            return 0
+        return _run(argv)
     except KeyboardInterrupt:
-        print("fakeface: interrupted", file=sys.stderr)
-        return 130
+        with contextlib.suppress(OSError):
+            print("fakeface: interrupted", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
+
+
+def _run(argv: list[str]) -> int:
+    # Here, so that Ctrl-C during the imports is as quiet as it is later.
+    from service.arguments import parse
+    from service.commands.output import discard, printable, tell
+    from service.commands.scoring import Common
+
+    try:
+        command = parse(argv)
+        # Training saves where it was stopped and does so itself.
+        with _signals_that_exit() if isinstance(command, Common) else contextlib.nullcontext():
+            return command.run()
+    except FakeFaceError as error:
+        tell(f"fakeface: {printable(str(error))}")
+        return _exit_code(error)
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): that is no failure of ours. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 0
+
+
+def _replace_closed_streams() -> None:
+    """Gives a closed stdin, stdout or stderr its number back, so that no file gets it and is written by a print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of the process
+
+
+@contextlib.contextmanager
+def _signals_that_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as an exception would, so that no temporary file stays behind."""
+    previous: dict[int, Any] = {}
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        # A second one must not interrupt the cleaning up.
+        for one in previous:
+            signal.signal(one, signal.SIG_IGN)
+        raise SystemExit(128 + signum)
+
+    try:
+        for wanted in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+            # What is ignored stays so, as nohup wants it.
+            if signal.getsignal(wanted) is not signal.SIG_IGN:
+                previous[wanted] = signal.signal(wanted, stop)
+    except ValueError:
+        pass  # not the main thread: whoever owns the process handles its signals
+    try:
+        yield
+    finally:
+        for wanted, handler in previous.items():
+            signal.signal(wanted, handler)
 
 
 def _exit_code(error: FakeFaceError) -> int:

@@ -5,10 +5,14 @@ In every case the other input of the same call is scored, and nothing but what w
 
 import io
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import wave
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -241,3 +245,148 @@ def test_models_that_cannot_be_used(command, case, tmp_path, portrait, clip, tin
     assert err.startswith(f"fakeface: {bundle}: ")
     assert words in err
     assert tree(tmp_path) == before
+
+
+def refused(capsys, *words):
+    """A call that is refused with one line before anything is done."""
+    code = main([*map(str, words)])
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (REFUSED, "", 1)
+    assert err.startswith("fakeface: ")
+    return err
+
+
+@pytest.mark.parametrize("way", ["name", "link", "hard_link", "detour"])
+@pytest.mark.parametrize("option", ["--output", "--frame-table", "--save"])
+def test_an_input_is_never_overwritten(option, way, tmp_path, clip, portrait, tiny_bundle, capsys):
+    command, good = ("classify", portrait) if option == "--output" else ("score", clip)
+    data = good.read_bytes()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}{good.suffix}").write_bytes(data)
+    first, second = tmp_path / f"a{good.suffix}", tmp_path / f"b{good.suffix}"
+    alias = {
+        "name": first,
+        "detour": tmp_path / ".." / tmp_path.name / first.name,
+        "link": tmp_path / f"link{good.suffix}",
+        "hard_link": tmp_path / f"hard{good.suffix}",
+    }[way]
+    if way == "link":
+        alias.symlink_to(first)
+    elif way == "hard_link":
+        alias.hardlink_to(first)
+    before = tree(tmp_path)
+    # --save names a file for one input only.
+    inputs = [first] if option == "--save" else [second, first]
+    err = refused(capsys, command, *inputs, option, alias, "--model", tiny_bundle)
+    assert f"{option} {alias}: is the input itself; name another file" in err
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("classify", "--save {0} --output {0}"),
+        ("score", "--frame-table {0} --output {0}"),
+        ("score", "--frame-table {0} --save {0}"),
+        ("classify", "--save {1} --output {1}"),
+    ],
+)
+def test_results_never_overwrite_one_another(command, options, tmp_path, clip, portrait, tiny_bundle, capsys):
+    ending = ".png" if command == "classify" else ".avi"
+    options = options.format(tmp_path / f"o{ending}", tmp_path / "folder")
+    good = portrait if command == "classify" else clip
+    assert "names too; name another file" in refused(capsys, command, good, "--model", tiny_bundle, *options.split())
+    assert tree(tmp_path) == {}
+
+
+def test_a_saved_picture_keeps_clear_of_the_results(tmp_path, portrait, tiny_bundle, capsys):
+    results = tmp_path / "portrait-scored.png"
+    words = ["classify", portrait, "--save", tmp_path, "--output", results, "--format", "json", "--model", tiny_bundle]
+    assert main([*map(str, words)]) == SCORED
+    assert json.loads(results.read_text())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["portrait-scored-2.png", "portrait-scored.png"]
+
+
+@pytest.mark.parametrize("option", ["--output", "--frame-table", "--save"])
+def test_targets_that_are_no_files(option, tmp_path, clip, tiny_bundle, capsys):
+    fifo = tmp_path / "fifo.avi"
+    os.mkfifo(fifo)
+    for target in (tmp_path / ("x" * 300 + ".avi"), fifo):
+        code = main(["score", str(clip), "--frames", "2", option, str(target), "--model", str(tiny_bundle)])
+        err = capsys.readouterr().err
+        # What is wrong with a picture to save is known when it is written: that input has failed.
+        assert code in (REFUSED, 4)
+        assert err.count("\n") == 1
+        assert "cannot be written" in err
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
+
+
+def test_long_names(tmp_path, portrait, tiny_bundle, capsys):
+    (tmp_path / "in").mkdir()
+    names = ["n" * 245 + ending for ending in ("1.png", "2.png")]
+    for name in names:
+        shutil.copy(portrait, tmp_path / "in" / name)
+    output = tmp_path / ("o" * 245 + ".json")
+    words = ["classify", tmp_path / "in", "--save", tmp_path / "out", "--output", output, "--model", tiny_bundle]
+    assert main([*map(str, words)]) == SCORED
+    assert capsys.readouterr().err == ""
+    assert output.stat().st_size
+    assert len(list((tmp_path / "out").iterdir())) == len(names)  # though they begin alike
+    assert main(["classify", "x" * 300, "--model", str(tiny_bundle)]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# Root may do anything, so this process gives that right up.
+WITHOUT_ROOT = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"] if os.geteuid() == 0 else []
+needs_setpriv = pytest.mark.skipif(bool(WITHOUT_ROOT) and not shutil.which("setpriv"), reason="root without setpriv")
+
+
+def unprivileged(*words):
+    command = [*WITHOUT_ROOT, Path(sys.executable).with_name("fakeface"), *words]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, check=False)
+
+
+@needs_setpriv
+def test_directories_without_permission(tmp_path, portrait, tiny_bundle):
+    inside, closed = tmp_path / "in", tmp_path / "in" / "closed"
+    closed.mkdir(parents=True)
+    shutil.copy(portrait, closed / "a.png")
+    shutil.copy(portrait, inside / "b.png")
+    closed.chmod(0)
+    try:
+        for option in ("--output", "--save"):
+            done = unprivileged("classify", inside / "b.png", option, closed / "r.png", "--model", tiny_bundle)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (REFUSED, "", 1), done.stderr
+            assert "closed/r.png: cannot be written: Permission denied" in done.stderr
+        done = unprivileged("classify", inside, "--format", "jsonl", "--model", tiny_bundle)
+        assert done.returncode == FAILED, done.stderr
+        assert done.stderr == f"fakeface: {closed}: cannot be read: Permission denied (check its permissions)\n"
+        good, bad = map(json.loads, done.stdout.splitlines())
+        assert good["input"] == str(inside / "b.png")
+        assert bad["input"] == str(closed)
+    finally:
+        closed.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "-"], "-: a video cannot come from standard input (save it to a file first)"),
+        (["classify", ""], "'': is no name of a file (check the variables in the call)"),
+        (["score", ""], "'': is no name of a file (check the variables in the call)"),
+    ],
+)
+def test_names_that_stand_for_nothing(words, message, tiny_bundle, capsys):
+    assert main([*words, "--model", str(tiny_bundle)]) == 4
+    assert capsys.readouterr().err == f"fakeface: {message}\n"
+
+
+def test_a_picture_on_standard_input_is_not_overwritten(tmp_path, portrait, tiny_bundle):
+    picture = tmp_path / "a.png"
+    shutil.copy(portrait, picture)
+    with picture.open("rb") as file:
+        command = [Path(sys.executable).with_name("fakeface"), "classify", "-", "--output", picture]
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (REFUSED, "")
+    assert done.stderr == f"fakeface: --output {picture}: is the input itself; name another file\n"
+    assert picture.read_bytes() == portrait.read_bytes()

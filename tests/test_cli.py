@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakeface_jax.errors import OpenError
+from fakeface_jax.errors import BundleError, ConfigError, DataError, OpenError
 from service import cli
 from service.cli import main
 from service.commands.inputs import expand
-from service.commands.output import Records
+from service.commands.output import Records, printable
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 
@@ -316,11 +318,109 @@ def test_a_full_disk_is_an_error_of_one_line(media, tiny_bundle):
 def test_a_name_that_is_no_valid_text(run, tmp_path, media):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     Path(name).write_bytes((media / "cup.png").read_bytes())
-    for form in ("text", "json", "csv"):
+    for form in ("text", "csv"):
         code, out, _ = run("classify", name, "--format", form)
         assert code == 0
         assert "caf\\udce9.png" in out
+    assert json.loads(run("classify", name, "--format", "json")[1])[0]["input"] == name
     assert json.loads(run("classify", name, "--format", "jsonl")[1])["input"] == name
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_in_any_encoding(monkeypatch, form, encoding):
+    name = "caf\xe9 \u9854 \U0001f600 \udce9 \x9b \u202e.png"
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    with Records(form, output=None, columns=["input"]) as records:
+        records.add(types.SimpleNamespace(to_dict=lambda: {"input": name}), name)
+    text = raw.getvalue().decode("ascii")
+    record = json.loads(text)[0] if form == "json" else json.loads(text)
+    assert record == {"input": name}
+    assert text.replace("\n", "").isprintable()
+
+
+HOSTILE = "a\nb: real  P(fake) 0.000\r\x1bP\x07\x7f\x9b\u202e\u2066\t.png"
+ESCAPED = r"a\nb: real  P(fake) 0.000\r\x1bP\x07\x7f\x9b\u202e\u2066\t.png"
+
+
+def test_control_characters_are_escaped():
+    assert printable(HOSTILE) == ESCAPED
+    assert printable(ESCAPED) == ESCAPED  # once is enough
+    assert printable("лицо 顔 وجه é 😀 \\ ' \"") == "лицо 顔 وجه é 😀 \\ ' \""
+
+
+def test_names_cannot_forge_lines_or_move_the_cursor(run, tmp_path, media, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(HOSTILE).write_bytes((media / "cup.png").read_bytes())
+    assert run("classify", HOSTILE) == (0, f"{ESCAPED}: no_face  (no face was found)\n", "")
+    code, out, err = run("classify", "gone-" + HOSTILE)
+    assert (code, out) == (4, f"gone-{ESCAPED}: error\n")
+    assert err.endswith(": no such file (check the path)\n")
+    assert err.strip().isprintable()
+    code, _, err = run("classify", HOSTILE, "--output", f"no\n\x1b/{HOSTILE}")
+    assert code == 2
+    assert r"\x1b/a" in err
+    assert err.count("\n") == 1
+    assert err.strip().isprintable()
+    (row,) = csv.DictReader(io.StringIO(run("classify", HOSTILE, "--format", "csv")[1], newline=""))
+    assert row["input"] == HOSTILE
+
+
+def test_progress_bars_show_no_control_characters(monkeypatch):
+    from service.commands.scoring import _bar
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _bar("folder/x\x1b[2J\n\u202e.mp4", unit="frame"):
+        pass
+    assert r"x\x1b[2J\n\u202e.mp4" in terminal.getvalue()
+    assert "\x1b[2J" not in terminal.getvalue()
+    assert "\u202e" not in terminal.getvalue()
+
+
+def test_csv_cells_are_no_formulas(capsys):
+    names = ["=1+2.png", "+x", "-x", "@x", "\tx", "\rx", "x=1", "-", ""]
+    with Records("csv", output=None, columns=["input", "p_fake"]) as records:
+        records.add_rows([{"input": name, "p_fake": -0.5} for name in names])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert [row["input"] for row in rows] == [*(f"'{name}" for name in names[:6]), "x=1", "-", ""]
+    assert {row["p_fake"] for row in rows} == {"-0.5"}
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "out", "err"),
+    [
+        ("<&-", 4, "-: error\n", "fakeface: -: standard input is closed (send a picture to it, or name a file)\n"),
+        (">&-", 2, "", "fakeface: standard output is closed; >/dev/null throws results away\n"),
+        ("2>&-", 4, "-: error\n", ""),
+        ("2>/dev/full", 4, "-: error\n", ""),
+        ("<&- >&- 2>&-", 2, "", ""),
+    ],
+)
+def test_standard_streams_that_cannot_be_used(tiny_bundle, redirection, code, out, err):
+    command = f"'{FAKEFACE}' classify - --model '{tiny_bundle}' </dev/null {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "data audit x.parquet"])
+def test_closed_standard_output_is_one_line_for_all(words):
+    command = ["bash", "-c", f"'{FAKEFACE}' {words} >&-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fakeface: standard output is closed; >/dev/null throws results away\n"
+
+
+def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def full(self, text):
+        raise self._cannot_write(OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(Records, "_write", full)
+    with pytest.raises(ConfigError, match=r"r\.csv: cannot be written: No space left on device"):
+        Records("csv", output=tmp_path / "r.csv", columns=["input"]).__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_control_c_is_quiet(run, media, monkeypatch):
@@ -329,6 +429,50 @@ def test_control_c_is_quiet(run, media, monkeypatch):
 
     monkeypatch.setattr("video.scoring.score_image", interrupted)
     assert run("classify", media / "cup.png") == (130, "", "fakeface: interrupted\n")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_nothing_behind(media, tiny_bundle, tmp_path, signum):
+    names = [media / "portrait.png"] * 2000
+    command = [FAKEFACE, "classify", *names, "--format", "json", "--output", tmp_path / "r", "--model", tiny_bundle]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.iterdir()):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signum)
+        assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 128 + signum
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli._signals_that_exit():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_control_c_while_commands_are_imported(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "service.arguments":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "service.arguments", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert main(["classify", "x.png"]) == 130
+    assert capsys.readouterr() == ("", "fakeface: interrupted\n")
+
+
+def test_start_imports_next_to_nothing():
+    # What is imported before main() is where Ctrl-C still prints a traceback.
+    program = "import sys, service.cli; print('tyro' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"False\n"
 
 
 def test_bugs_keep_their_traceback(run, media, monkeypatch, tmp_path):
@@ -341,6 +485,14 @@ def test_bugs_keep_their_traceback(run, media, monkeypatch, tmp_path):
         run("classify", media / "cup.png", "--format", "json", "--output", tmp_path / "r.json")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]  # and nothing half-written
     assert (tmp_path / "r.json").read_text() == "old"
+
+    def lost(*_, **__):
+        raise ConnectionResetError("not the fault of the output")
+
+    monkeypatch.setattr("video.scoring.score_image", lost)
+    with pytest.raises(ConnectionResetError):
+        run("classify", media / "cup.png", "--output", tmp_path / "r.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
 # ---- files that are written
@@ -519,7 +671,6 @@ def test_score_takes_no_pictures_and_exit_codes(run, media):
 
 
 def test_errors_know_their_exit_codes():
-    from fakeface_jax.errors import BundleError, ConfigError, DataError
     from fakeface_jax.training.loop import Diverged, Interrupted
 
     codes = [cli._exit_code(error) for error in (ConfigError("x"), DataError("x"), BundleError("x"))]

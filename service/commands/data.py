@@ -13,6 +13,7 @@ import tyro
 
 from fakeface_jax.errors import ConfigError
 from service.commands import quiet_libraries
+from service.commands.output import printable, tell
 
 AUDIT_FAILED = 1
 
@@ -51,7 +52,7 @@ class Merge:
         manifest.save(self.output)
         for row in manifest.left_out():
             if row.left_out.startswith("unreadable"):
-                print(f"left out: {row.sample.root}/{row.sample.name}: {row.left_out}", file=sys.stderr)
+                tell(printable(f"left out: {row.sample.root}/{row.sample.name}: {row.left_out}"))
         print(manifest.counts_table())
         print(f"manifest: {self.output}")
         return 0
@@ -117,7 +118,7 @@ class Build:
                 self.manifest, self.output, crop, whole_images=self.whole_images, detector=self.detector
             )
         for one in dataset.rejected:
-            print(f"left out: {one['id']}: {one['reason']}", file=sys.stderr)
+            tell(printable(f"left out: {one['id']}: {one['reason']}"))
         print(", ".join(f"{split} {count:,}" for split, count in dataset.sizes.items()))
         print(f"left out: {len(dataset.rejected)}")
         print(f"data: {dataset.path}")

@@ -21,14 +21,19 @@ def expand(names: Sequence[str], extensions: Collection[str]) -> Iterator[str | 
 
     Args:
         names: a file is taken whatever it is called; a directory stands for the files below it with one of the
-            extensions; a name with `*`, `?` or `[` that is no file is a glob (`**` for any depth).
+            extensions, without hidden files and linked folders; a name with `*`, `?` or `[` that is no file is a glob
+            (`**` for any depth).
         extensions: lower case, with the dot.
     """
     for name in names:
-        if name != STDIN and os.path.isdir(name):  # noqa: PTH112 - the user's spelling is kept
-            inside = _directory(name, extensions)
+        if not name:
+            yield OpenError("''", "is no name of a file", "check the variables in the call")
+        elif name != STDIN and os.path.isdir(name):  # noqa: PTH112 - the user's spelling is kept
+            unreadable: list[OpenError] = []
+            inside = _directory(name, extensions, unreadable)
             yield from inside
-            if not inside:
+            yield from unreadable
+            if not inside and not unreadable:
                 yield OpenError(name, "holds no file of a known kind", f"known: {', '.join(sorted(extensions))}")
         elif name != STDIN and glob.has_magic(name) and not os.path.lexists(name):
             found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
@@ -40,10 +45,14 @@ def expand(names: Sequence[str], extensions: Collection[str]) -> Iterator[str | 
             yield name
 
 
-def _directory(name: str, extensions: Collection[str]) -> list[str]:
+def _directory(name: str, extensions: Collection[str], unreadable: list[OpenError]) -> list[str]:
+    def note(error: OSError) -> None:
+        problem = f"cannot be read: {error.strerror or error}"
+        unreadable.append(OpenError(error.filename, problem, "check its permissions"))
+
     return sorted(
         str(Path(folder) / file)
-        for folder, _, files in os.walk(name)
+        for folder, _, files in os.walk(name, onerror=note)
         for file in files
         if Path(file).suffix.lower() in extensions and not file.startswith(".")
     )

@@ -1,5 +1,8 @@
 """Results as text, JSON, JSON lines or CSV, to standard output or a file that appears when it is complete.
 
+Names of files are chosen by others. In text and in messages their control characters are escaped (`printable`): raw
+they could move the cursor, hide or forge lines. In a CSV they cannot become a spreadsheet's formulas.
+
 Example:
     >>> with Records("jsonl", output=None, columns=SUMMARY_COLUMNS) as records:
     ...     records.add(report, "portrait.jpg: real")
@@ -12,14 +15,47 @@ import csv
 import io
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Literal, Protocol
 
-from fakeface_jax.errors import ConfigError
+from fakeface_jax.errors import ConfigError, OpenError
+from fakeface_jax.outputs import whole_file
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""C0, DEL and C1, line separators, and what turns the direction of writing."""
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""By which spreadsheets know a formula (OWASP, CSV injection)."""
+
+_FREE_TEXT = ("input", "reason", "error")
+"""Columns that hold what others wrote; numbers may begin with a sign."""
 
 Format = Literal["text", "json", "jsonl", "csv"]
+
+
+def printable(text: str) -> str:
+    """The text with its control characters escaped as `repr` does; other letters and backslashes stay."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def tell(text: str) -> None:
+    """Prints lines on stderr. Where they cannot be written, the work goes on without them."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # Python would try again at exit, and fail with a code of its own.
+        discard(sys.stderr)
+
+
+def discard(stream: IO[str]) -> None:
+    """Sends what a standard stream still holds, and all that follows, nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class Record(Protocol):
@@ -34,7 +70,7 @@ class Records:
 
     Args:
         kind: the format.
-        output: a file, written under a temporary name and renamed at the end; None for standard output.
+        output: a file, which appears when it is complete (`whole_file`); None for standard output.
         columns: of the CSV.
 
     Raises:
@@ -44,22 +80,18 @@ class Records:
     def __init__(self, kind: Format, *, output: Path | None, columns: Sequence[str]) -> None:
         self._kind = kind
         self._output = output
-        self._temporary: Path | None = None
         self._columns = columns
         self._first = True
 
     def __enter__(self) -> Records:
-        self._file: IO[str] = sys.stdout
-        if self._output is not None:
-            if self._output.is_dir():
-                raise ConfigError(f"{self._output}: cannot be written: it is a directory; name a file in it")
-            self._temporary = self._output.with_name(f".{self._output.name}.{os.getpid()}.tmp")
-            try:
-                self._file = self._temporary.open("w", encoding="utf-8", newline="")
-            except OSError as error:
-                raise self._cannot_write(error) from error
-        if self._kind == "csv":
-            self._write_csv([dict(zip(self._columns, self._columns, strict=True))])
+        with contextlib.ExitStack() as stack:
+            if self._output is not None:
+                self._file: IO[str] = stack.enter_context(_whole_text(self._output))
+            else:
+                self._file = sys.stdout
+            if self._kind == "csv":
+                self._write_csv([dict(zip(self._columns, self._columns, strict=True))])
+            self._opened = stack.pop_all()
         return self
 
     def add(self, record: Record, text: str) -> None:
@@ -69,9 +101,10 @@ class Records:
         elif self._kind == "text":
             self._write(text + "\n")
         elif self._kind == "jsonl":
-            self._write(json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+            # ASCII, so that it is valid in any encoding, for names that are no valid text, and on a terminal.
+            self._write(json.dumps(record.to_dict(), allow_nan=False) + "\n")
         else:
-            body = json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False, indent=2)
+            body = json.dumps(record.to_dict(), allow_nan=False, indent=2)
             self._write(("[\n" if self._first else ",\n") + body)
         self._first = False
 
@@ -79,31 +112,30 @@ class Records:
         """Rows of a CSV table that is not one row per record."""
         self._write_csv(rows)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            if self._kind == "json" and (kind is None or self._temporary is None):
-                # Standard output has what was found so far, in any case as valid JSON.
+            # Standard output has what was found so far, in any case as valid JSON.
+            if self._kind == "json" and (error is None or self._output is None):
                 self._write("[]\n" if self._first else "\n]\n")
-            if self._temporary is not None and self._output is not None:
-                self._file.close()
-                if kind is None:
-                    self._temporary.replace(self._output)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        finally:
-            if self._temporary is not None:
-                with contextlib.suppress(OSError):  # what is left to be flushed does not fit on the disk
-                    self._file.close()
-                self._temporary.unlink(missing_ok=True)
+        except Exception as closing:
+            self._opened.__exit__(type(closing), closing, closing.__traceback__)
+            raise
+        try:
+            self._opened.__exit__(kind, error, trace)
+        except ConfigError:
+            # What went wrong before is what matters, and it may be no fault of the output: it goes on as it was.
+            if error is None:
+                raise
 
     def _write_csv(self, rows: Iterable[Mapping[str, object]]) -> None:
         buffer = io.StringIO(newline="")
-        csv.DictWriter(buffer, self._columns).writerows(rows)
+        csv.DictWriter(buffer, self._columns).writerows(map(_without_formulas, rows))
         self._write(buffer.getvalue())
 
     def _write(self, text: str) -> None:
-        # A file name that is no valid text, or not in the terminal's alphabet, is written with escapes, which are also
-        # JSON's: nothing is lost.
+        # A file name that is no valid text, or not in the terminal's alphabet, is written with escapes.
         encoding = getattr(self._file, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         try:
@@ -117,3 +149,23 @@ class Records:
             return error  # the reader has enough, as `| head` has: no fault of the output
         remedy = "name another file" if self._output else "check the space on the disk"
         return ConfigError(f"{self._output or '<stdout>'}: cannot be written: {error.strerror or error}; {remedy}")
+
+
+@contextlib.contextmanager
+def _whole_text(path: Path) -> Iterator[IO[str]]:
+    try:
+        with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OpenError as error:
+        # It is a setting that cannot be used, and not one of the inputs.
+        raise ConfigError(str(error)) from error
+
+
+def _without_formulas(row: Mapping[str, object]) -> dict[str, object]:
+    """The row with a quote before free text that begins like a formula; a lone `-` is standard input."""
+    return {
+        column: f"'{cell}"
+        if column in _FREE_TEXT and isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) and len(cell) > 1
+        else cell
+        for column, cell in row.items()
+    }

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ import tyro
 
 from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, OpenError
 from service.commands.inputs import STDIN, expand
-from service.commands.output import Format, Records
+from service.commands.output import Format, Records, printable, tell
 from video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".gif"}
 )
 
+
+_LONGEST_STEM = 200
+"""Bytes of an input's name that its picture is named by. A name has 255 at most, and more is added to it."""
 
 _SHOWN_MS = 250
 """Milliseconds that each sampled frame is shown."""
@@ -78,7 +81,8 @@ class Classify(Common):
     """Finds every face in pictures and says how likely each is fake.
 
     Attributes:
-        paths: pictures, directories, globs, or - for a picture on standard input.
+        paths: pictures, directories (without hidden files and linked folders), globs, or - for a picture on standard
+            input.
         whole_image: the pictures are face crops already: score each as a whole.
     """
 
@@ -92,7 +96,8 @@ class Classify(Common):
         from video.scoring import score_image
 
         inputs = _inputs(self.paths, EXTENSIONS)
-        targets = _Targets(self.save, IMAGE_EXTENSIONS, self.paths, inputs)
+        taken = _distinct({"--output": self.output, "--save": self.save}, inputs)
+        targets = _Targets(self.save, IMAGE_EXTENSIONS, self.paths, inputs, taken)
         classifier, detector = self.load()
 
         def score(name: str) -> ImageReport:
@@ -118,7 +123,7 @@ class Score(Common):
     """Scores videos: faces in sampled frames, one fake score per video.
 
     Attributes:
-        videos: video files, directories or globs.
+        videos: video files, directories (without hidden files and linked folders) or globs.
         sampling: which frames are looked at; 32 evenly spread ones if nothing is said.
         frame_table: write one CSV row per face and sampled frame there.
     """
@@ -134,11 +139,14 @@ class Score(Common):
         from video.scoring import score_video
 
         inputs = _inputs(self.videos, VIDEO_EXTENSIONS)
-        targets = _Targets(self.save, VIDEO_CODECS, self.videos, inputs)
+        files = {"--output": self.output, "--frame-table": self.frame_table, "--save": self.save}
+        targets = _Targets(self.save, VIDEO_CODECS, self.videos, inputs, _distinct(files, inputs))
         classifier, detector = self.load()
         table = Records("csv", output=self.frame_table, columns=FRAME_COLUMNS) if self.frame_table else None
 
         def score(name: str) -> VideoReport:
+            if name == STDIN:
+                raise OpenError(name, "a video cannot come from standard input", "save it to a file first")
             with _bar(name, unit="frame") as bar:
 
                 def progress(done: int, total: int | None) -> None:
@@ -179,8 +187,8 @@ def _score_all(
             except MediaError as error:
                 failed += 1
                 shown = error.source if isinstance(name, OpenError) else name
-                print(f"fakeface: {error}", file=sys.stderr)
-                records.add(ErrorRecord(input=shown, error=str(error)), f"{shown}: error")
+                tell(f"fakeface: {printable(str(error))}")
+                records.add(ErrorRecord(input=shown, error=str(error)), f"{printable(shown)}: error")
             else:
                 records.add(report, text(report))
     if not failed:
@@ -189,7 +197,7 @@ def _score_all(
 
 
 def _image_text(report: ImageReport) -> str:
-    lines = [f"{report.input}: {_answer(report)}"]
+    lines = [f"{printable(report.input)}: {_answer(report)}"]
     for number, face in enumerate(report.faces, start=1):
         x0, y0, x1, y1 = (round(value) for value in face.box)
         score = "too small to score" if face.p_fake is None else f"P(fake) {face.p_fake:.3f}  {face.verdict}"
@@ -200,7 +208,7 @@ def _image_text(report: ImageReport) -> str:
 def _video_text(report: VideoReport) -> str:
     evidence, seconds = report.evidence, report.seconds
     lines = [
-        f"{report.input}: {_answer(report)}",
+        f"{printable(report.input)}: {_answer(report)}",
         f"  evidence  {evidence.faces_scored} faces in {evidence.frames_with_face} of {evidence.frames_sampled} "
         f"sampled frames, {evidence.seconds:.1f} s; {evidence.faces_too_small} faces too small, "
         f"{evidence.frames_dropped} frames undecodable",
@@ -224,14 +232,26 @@ class _Targets:
     """
 
     def __init__(
-        self, save: Path | None, extensions: Collection[str], names: Sequence[str], inputs: Sequence[str | OpenError]
+        self,
+        save: Path | None,
+        extensions: Collection[str],
+        names: Sequence[str],
+        inputs: Sequence[str | OpenError],
+        taken: set[object],
     ) -> None:
         self._save = save
-        self._taken = {_key(Path(name)) for name in inputs if isinstance(name, str) and name != STDIN}
+        self._taken = taken
         self._single = False
         if save is None:
             return
         many = len(names) > 1 or list(names) != list(inputs)
+        try:
+            self._check(save, extensions, many=many)
+        except OSError as error:
+            # Path's questions raise for a name that is too long and for a directory that may not be entered.
+            raise ConfigError(f"--save {save}: cannot be written: {error.strerror or error}; name another") from error
+
+    def _check(self, save: Path, extensions: Collection[str], *, many: bool) -> None:
         if save.suffix and not save.is_dir():
             if many:
                 raise ConfigError(f"--save {save}: several inputs need a directory; make it first, or name another")
@@ -240,8 +260,6 @@ class _Targets:
                 raise ConfigError(f"--save {save}: cannot write {save.suffix}; name it {known}, or name a directory")
             if not save.parent.is_dir():
                 raise ConfigError(f"--save {save}: there is no directory {save.parent}; make it first")
-            if _key(save) in self._taken:
-                raise ConfigError(f"--save {save}: is the input itself; name another file")
             self._single = True
             return
         there = next(path for path in (save, *save.absolute().parents) if path.exists())
@@ -257,24 +275,63 @@ class _Targets:
         except OSError as error:
             raise OpenError(self._save, f"cannot be made: {error.strerror}", "name another for --save") from error
         stem = "stdin" if name == STDIN else Path(name).stem
+        while len(os.fsencode(stem)) > _LONGEST_STEM:
+            stem = stem[:-1]
         number = 1
         # Inputs of different folders may share a name; none may overwrite another's picture, or an input.
         while True:
             path = self._save / f"{stem}-scored{'' if number == 1 else f'-{number}'}{extension}"
-            if _key(path) not in self._taken:
-                self._taken.add(_key(path))
+            identities = _identities(path)
+            if not identities & self._taken:
+                self._taken |= identities
                 return path
             number += 1
 
 
-def _key(path: Path) -> str:
-    return os.path.realpath(path)
+def _distinct(files: Mapping[str, Path | None], inputs: Sequence[str | OpenError]) -> set[object]:
+    """Identities of all that is read and written.
+
+    Args:
+        files: what is written, by the option that names it.
+        inputs: what is read.
+
+    Raises:
+        ConfigError: an input would be overwritten, or one result by another.
+    """
+    read: set[object] = set().union(*(_identities(name) for name in inputs if isinstance(name, str)))
+    written: dict[str, set[object]] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        identities = _identities(path)
+        if identities & read:
+            raise ConfigError(f"{option} {path}: is the input itself; name another file")
+        for other, taken in written.items():
+            if identities & taken:
+                raise ConfigError(f"{option} {path}: is what {other} names too; name another file")
+        written[option] = identities
+    return read.union(*written.values())
+
+
+def _identities(name: str | Path) -> set[object]:
+    """What two names of the same file have in common: the path without links, or the file's number."""
+    identities: set[object] = set() if name == STDIN else {os.path.realpath(name)}
+    with contextlib.suppress(OSError):
+        # The shell may have opened a file as standard input.
+        status = os.fstat(0) if name == STDIN else os.stat(name)  # noqa: PTH116 - a name or a path
+        identities.add((status.st_dev, status.st_ino))
+    return identities
 
 
 def _read_stdin() -> bytes:
     from fakeface_jax.images import MAX_BYTES
 
-    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if sys.stdin is None:
+        raise OpenError(STDIN, "standard input is closed", "send a picture to it, or name a file")
+    try:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise OpenError(STDIN, f"cannot be read: {error.strerror or error}", "send a picture to it") from error
     if len(data) > MAX_BYTES:
         raise LimitExceeded(STDIN, f"more than {MAX_BYTES // 2**20} MiB on standard input", "make it smaller")
     return data
@@ -284,7 +341,7 @@ def _bar(name: str, *, unit: str) -> Any:
     from tqdm import tqdm
 
     # disable=None: no bar where stderr is no terminal.
-    return tqdm(desc=Path(name).name[:32], unit=unit, disable=None, leave=False)
+    return tqdm(desc=printable(Path(name).name)[:32], unit=unit, disable=None, leave=False)
 
 
 def _show(image: Any, title: str) -> None:

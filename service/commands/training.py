@@ -12,6 +12,7 @@ from typing import Any
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.training.config import TrainConfig
 from service.commands import quiet_libraries
+from service.commands.output import tell
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is told where stderr is a file."""
@@ -156,7 +157,7 @@ class _Terminal:
 
     def start(self, text: str) -> None:
         """The configuration, the network and the device."""
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
         self._before()
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
@@ -177,9 +178,7 @@ class _Terminal:
             self._epoch, self._done_before, self._started, self._said = epoch, done, now, now
         elif now - self._said >= SECONDS_BETWEEN_LINES and done > self._done_before:
             left = (now - self._started) / (done - self._done_before) * (total - done)
-            print(
-                f"epoch {epoch}  step {done}/{total}  loss {loss:.4f}  {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            tell(f"epoch {epoch}  step {done}/{total}  loss {loss:.4f}  {left:.0f} s left")
             self._said = now
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:

@@ -1,0 +1,48 @@
+"""From the words on the command line to a command with its settings.
+
+Example:
+    >>> parse(["classify", "portrait.jpg", "--format", "json"]).run()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from service.commands.data import Audit, Build, Merge
+from service.commands.scoring import Classify, Score
+from service.commands.training import Evaluate, Train
+
+_Data = (
+    Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Build, tyro.conf.subcommand("build")]
+)
+_Command = (
+    Annotated[Classify, tyro.conf.subcommand("classify")]
+    | Annotated[Score, tyro.conf.subcommand("score")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[_Data, tyro.conf.subcommand("data", description="Merge, audit and build training data.")]
+)
+
+_DESCRIPTION = """How likely is it that this face is fake, and how far can that answer be trusted?
+
+fake = 1: P(fake) is a calibrated probability; the verdict is real, fake, inconclusive or no_face."""
+
+
+def parse(words: Sequence[str]) -> Classify | Score | Train | Evaluate | Merge | Audit | Build:
+    """The command that the words after `fakeface` stand for; usage errors exit with 2.
+
+    Raises:
+        ConfigError: settings check themselves while they are made.
+    """
+    return tyro.cli(
+        _Command,
+        prog="fakeface",
+        description=_DESCRIPTION,
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
