@@ -11,14 +11,18 @@ Example:
     clip.mp4: no such file (check the path)
 """
 
+import re
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""C0, DEL and C1, line separators, and what turns the direction of writing."""
+
 
 def printable(text: str) -> str:
-    """One line that a terminal shows as it is, whatever a file name or a library's message holds.
+    """One line that a terminal shows as it is: control characters are escaped as `repr` does, other letters stay.
 
-    Control characters and marks that turn the direction of writing are escaped as `repr` does it: a name must neither
-    command the terminal nor forge a line of the answer.
+    Names of files are chosen by others; raw they could move the cursor, hide or forge lines.
     """
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class FakeFaceError(Exception):
@@ -55,7 +59,7 @@ class MediaError(FakeFaceError):
 
     def __str__(self) -> str:
         text = f"{self.source}: {self.problem}" + (f" ({self.remedy})" if self.remedy else "")
-        return printable(" ".join(text.splitlines()))
+        return printable(text)
 
 
 class OpenError(MediaError):

@@ -76,7 +76,8 @@ def main() -> None:
 
     model = build(options.size)
     model.compile(keras.optimizers.Adam(options.learning_rate), "binary_crossentropy", metrics=["accuracy"])
-    best = options.output.with_suffix(".keras")
+    # Named by process: a second run must not replace the best weights of one that is going on.
+    best = options.output.with_name(f"{options.output.stem}-{os.getpid()}.keras")
     history = model.fit(
         flow(augmenting, "train", shuffle=True),
         validation_data=flow(plain, "validation", shuffle=False),

@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     # Here, so that Ctrl-C during the imports is as quiet as it is later.
+    from fakeface_jax.errors import printable
     from service.arguments import parse
-    from service.commands.output import discard, printable, tell
+    from service.commands.output import discard, tell
     from service.commands.scoring import Common
 
     try:

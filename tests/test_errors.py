@@ -24,7 +24,7 @@ def test_media_errors_survive_pickling_between_processes():
 
 
 def test_a_media_error_is_one_line_whatever_it_quotes():
-    assert str(errors.OpenError("two\nlines.jpg", "a\r\nb", "c\n")) == "two lines.jpg: a b (c )"
+    assert str(errors.OpenError("two\nlines.jpg", "a\r\nb", "c\n")) == r"two\nlines.jpg: a\r\nb (c\n)"
 
 
 @pytest.mark.parametrize("kind", [errors.ConfigError, errors.DataError, errors.BundleError, errors.MediaError])

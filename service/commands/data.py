@@ -11,9 +11,9 @@ from typing import Annotated
 
 import tyro
 
-from fakeface_jax.errors import ConfigError
+from fakeface_jax.errors import ConfigError, printable
 from service.commands import quiet_libraries
-from service.commands.output import printable, tell
+from service.commands.output import tell
 
 AUDIT_FAILED = 1
 

@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +24,6 @@ from typing import IO, Literal, Protocol
 from fakeface_jax.errors import ConfigError, OpenError
 from fakeface_jax.outputs import whole_file
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""C0, DEL and C1, line separators, and what turns the direction of writing."""
-
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """By which spreadsheets know a formula (OWASP, CSV injection)."""
 
@@ -35,11 +31,6 @@ _FREE_TEXT = ("input", "reason", "error")
 """Columns that hold what others wrote; numbers may begin with a sign."""
 
 Format = Literal["text", "json", "jsonl", "csv"]
-
-
-def printable(text: str) -> str:
-    """The text with its control characters escaped as `repr` does; other letters and backslashes stay."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def tell(text: str) -> None:

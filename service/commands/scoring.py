@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, OpenError
+from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, OpenError, printable
 from service.commands.inputs import STDIN, expand
-from service.commands.output import Format, Records, printable, tell
+from service.commands.output import Format, Records, tell
 from video.sampling import Sampling
 
 if TYPE_CHECKING:
