@@ -2,8 +2,8 @@
 
 # JAX for Python 3.12 and later runs the training step 1.5 times as fast on a CPU as the one for 3.11, so a
 # newer Python is preferred. pyenv hides versions that are not selected, so it is asked too.
-PYTHON ?= $(shell for name in python3.12 python3.13 python3.14 python3.11 python3; do \
-  for python in "$$name" "$$(pyenv prefix $${name\#python} 2>/dev/null)/bin/python"; do \
+PYTHON ?= $(shell for version in 3.12 3.13 3.14 3.11 3; do \
+  for python in "python$$version" "$$(pyenv prefix $$version 2>/dev/null)/bin/python"; do \
     "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && exit; \
   done; done)
 VENV := .venv

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakeface_jax.errors import BundleError, ConfigError, DataError, OpenError
+from fakeface_jax.errors import BundleError, ConfigError, DataError, OpenError, printable
 from service import cli
 from service.cli import main
 from service.commands.inputs import expand
-from service.commands.output import Records, printable
+from service.commands.output import Records
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 

@@ -29,7 +29,7 @@ def mean_of_logits(logits: Float[np.ndarray, " n"]) -> float:
     Bonettini et al., "Video Face Manipulation Detection Through Ensemble of CNNs", ICPR 2020 (ISPL, Politecnico di
     Milano). Against the mean of probabilities, frames that the model is sure of count more.
     """
-    return float(sigmoid(np.mean(logits, dtype=np.float64, keepdims=True))[0])
+    return float(sigmoid(np.asarray(np.mean(logits, dtype=np.float64))))
 
 
 RULES: dict[str, Rule] = {"mean_of_logits": mean_of_logits}
