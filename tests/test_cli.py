@@ -435,7 +435,11 @@ def test_control_c_is_quiet(run, media, monkeypatch):
 def test_signals_leave_nothing_behind(media, tiny_bundle, tmp_path, signum):
     names = [media / "portrait.png"] * 2000
     command = [FAKEFACE, "classify", *names, "--format", "json", "--output", tmp_path / "r", "--model", tiny_bundle]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # Under nohup SIGHUP is ignored, and a process inherits that.
+    before = signal.signal(signum, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signum, before)
+    with process:
         until = time.monotonic() + 60
         while not any(path.stat().st_size for path in tmp_path.iterdir()):
             assert time.monotonic() < until
