@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-CHUNK = 8
+CHUNK = 4
 """Images per matrix product of the kernel gradient: keeps the patches in cache and memory flat."""
 
 

@@ -68,6 +68,7 @@ class Checkpoints:
         """
         if self.last_step is None:
             raise DataError("there is no finished checkpoint to resume from; start the run anew")
+        _check_fit(Path(self._last.directory) / str(self.last_step) / "state", like)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             items = self._last.restore(
@@ -90,3 +91,11 @@ class Checkpoints:
         """Returns when everything saved so far is on disk."""
         self._last.wait_until_finished()
         self._best.wait_until_finished()
+
+
+def _check_fit(directory: Path, like: Any) -> None:
+    """Refuses a checkpoint of arrays of other shapes before Orbax tries: a failed restore leaves readers behind."""
+    stored = ocp.StandardCheckpointer().metadata(directory).item_metadata
+    shapes = [sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (stored, like)]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"{directory}: the checkpoint does not fit this model: its arrays have other shapes")
