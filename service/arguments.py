@@ -12,8 +12,9 @@ from typing import Annotated
 import tyro
 
 from service.commands.data import Audit, Build, Merge
+from service.commands.evaluation import Evaluate
 from service.commands.scoring import Classify, Score
-from service.commands.training import Evaluate, Train
+from service.commands.training import Train
 
 _Data = (
     Annotated[Merge, tyro.conf.subcommand("merge")]
