@@ -12,12 +12,10 @@ from typing import Annotated
 import tyro
 
 from fakeface_jax.errors import ConfigError, printable
-from service.commands import quiet_libraries
+from service.commands import NEEDS_TRAINING_EXTRA, quiet_libraries
 from service.commands.output import tell
 
 AUDIT_FAILED = 1
-
-_NEEDS_TRAINING_EXTRA = "this needs the training extra: pip install 'fakeface-jax[train]'"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class Merge:
         try:
             from fakeface_jax.data.manifest import merge
         except ImportError as error:
-            raise ConfigError(f"{error.name} is missing; {_NEEDS_TRAINING_EXTRA}") from error
+            raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
         with tqdm(desc="reading", unit="picture", disable=None) as bar:
 
             def progress(done: int, total: int) -> None:
@@ -78,7 +76,7 @@ class Audit:
             from fakeface_jax.data.audit import audit
             from fakeface_jax.data.manifest import load_manifest
         except ImportError as error:
-            raise ConfigError(f"{error.name} is missing; {_NEEDS_TRAINING_EXTRA}") from error
+            raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
         findings = audit(load_manifest(self.manifest), max_auc=self.max_auc, sources=self.sources)
         print(findings.table())
         return 0 if findings.passed else AUDIT_FAILED
@@ -109,7 +107,7 @@ class Build:
         try:
             from fakeface_jax.data.dataset import build_dataset
         except ImportError as error:
-            raise ConfigError(f"{error.name} is missing; {_NEEDS_TRAINING_EXTRA}") from error
+            raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
         from fakeface_jax.faces import CropSpec
 
         crop = CropSpec(size=self.size, margin=self.margin)
