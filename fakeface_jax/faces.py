@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from fakeface_jax.errors import ConfigError
 
@@ -95,18 +95,39 @@ def crop_face(image: UInt8[np.ndarray, "h w 3"], box: Box, spec: CropSpec) -> UI
     Returns:
         RGB, `spec.size` square; area averaging where it shrinks, bilinear where it grows.
     """
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = box
-    side = round(max(x1 - x0, y1 - y0) * spec.margin)
-    side = max(1, min(side, height, width))
-    left = min(max(round((x0 + x1 - side) / 2), 0), width - side)
-    top = min(max(round((y0 + y1 - side) / 2), 0), height - side)
+    left, top, side = crop_square(image.shape[:2], box, spec)
     square = image[top : top + side, left : left + side]
     if side == spec.size:
         # A copy: the caller may write into a crop, and the picture may be large.
         return square.copy()
     interpolation = cv2.INTER_AREA if side > spec.size else cv2.INTER_LINEAR
     return cv2.resize(square, (spec.size, spec.size), interpolation=interpolation)
+
+
+def crop_square(shape: tuple[int, int], box: Box, spec: CropSpec) -> tuple[int, int, int]:
+    """The square that `crop_face` cuts from a picture of a shape (height, width): left, top, side, in whole pixels."""
+    height, width = shape
+    x0, y0, x1, y1 = box
+    side = round(max(x1 - x0, y1 - y0) * spec.margin)
+    side = max(1, min(side, height, width))
+    left = min(max(round((x0 + x1 - side) / 2), 0), width - side)
+    top = min(max(round((y0 + y1 - side) / 2), 0), height - side)
+    return left, top, side
+
+
+def landmarks_in_crop(shape: tuple[int, int], face: Face, spec: CropSpec) -> Float32[np.ndarray, "5 2"]:
+    """A face's five landmarks as (x, y) in pixels of its crop; NaN where the detector has none.
+
+    Args:
+        shape: height and width of the picture.
+        face: as the detector found it in that picture.
+    """
+    if face.landmarks is None:
+        return np.full((5, 2), np.nan, np.float32)
+    left, top, side = crop_square(shape, face.box, spec)
+    # Pixel centres lie at whole numbers: the outer edges of the square are what resizing keeps.
+    points = (np.asarray(face.landmarks, np.float64) - (left, top) + 0.5) * (spec.size / side) - 0.5
+    return points.astype(np.float32)
 
 
 def whole_image_box(image: UInt8[np.ndarray, "h w 3"]) -> Box:

@@ -25,11 +25,23 @@ import tensorflow_datasets as tfds
 from fakeface_jax.data.manifest import SPLITS, Manifest, Row, load_manifest
 from fakeface_jax.data.sources import read_sample
 from fakeface_jax.errors import DataError, FakeFaceError, MediaError
-from fakeface_jax.faces import CropSpec, FaceDetector, create_detector, crop_face, whole_image_box
+from fakeface_jax.faces import (
+    CropSpec,
+    Face,
+    FaceDetector,
+    create_detector,
+    crop_face,
+    landmarks_in_crop,
+    whole_image_box,
+)
 from fakeface_jax.images import decode_image
 
 JPEG_QUALITY = 95
 """Of the one encoding that all crops go through; 4:4:4 chroma, so that colour keeps its resolution."""
+
+
+SAMPLE_VERSION = "1.1.0"
+"""Of what a stored sample holds."""
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -42,8 +54,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         detector: as `create_detector` takes it.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 - TFDS reads it as it is
+    VERSION = tfds.core.Version(SAMPLE_VERSION)
+    RELEASE_NOTES = {SAMPLE_VERSION: "Landmarks.", "1.0.0": "First release."}  # noqa: RUF012 - TFDS reads it as it is
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Sources are listed in a manifest: see docs/data.md."
 
     def __init__(
@@ -61,7 +73,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._detector_spec = detector
         self._rejected: list[dict[str, str]] = []
         kind = "whole" if whole_images else "faces"
-        settings.setdefault("config", tfds.core.BuilderConfig(name=f"{kind}-{crop.size}", version="1.0.0"))
+        settings.setdefault("config", tfds.core.BuilderConfig(name=f"{kind}-{crop.size}", version=SAMPLE_VERSION))
         super().__init__(**settings)
 
     @property
@@ -80,6 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "method": tfds.features.Text(),
                 "group": tfds.features.Text(),
                 "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+                "landmarks": tfds.features.Tensor(shape=(5, 2), dtype=np.float32),
                 "picture_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
             }
         )
@@ -134,20 +147,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         name = f"{row.sample.root}/{row.sample.name}"
         image = decode_image(read_sample(row.sample), source=name)
         if detector is None:
-            box, spec = whole_image_box(image), dataclasses.replace(self._crop, margin=1.0)
+            face, spec = Face(box=whole_image_box(image), confidence=1.0), dataclasses.replace(self._crop, margin=1.0)
         else:
             faces = detector.detect(image)
             if not faces:
                 raise MediaError(name, "no face found")
-            box, spec = faces[0].box, self._crop
+            face, spec = faces[0], self._crop
         return {
-            "image": io.BytesIO(encode_crop(crop_face(image, box, spec))),
+            "image": io.BytesIO(encode_crop(crop_face(image, face.box, spec))),
             "label": str(row.sample.label),
             "id": row.id,
             "source": row.sample.source,
             "method": row.sample.method,
             "group": row.group,
-            "box": np.asarray(box, np.float32),
+            "box": np.asarray(face.box, np.float32),
+            # In pixels of the stored crop: pseudo-fakes are cut along them.
+            "landmarks": landmarks_in_crop(image.shape[:2], face, spec),
             "picture_size": np.asarray([image.shape[1], image.shape[0]], np.int32),
         }
 
