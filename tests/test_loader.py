@@ -1,10 +1,19 @@
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 
-from fakeface_jax.data.config import AugmentConfig, LoaderConfig
-from fakeface_jax.data.loader import evaluation_batches, steps_per_epoch, train_batches
+from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED, AugmentConfig, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.loader import (
+    Chosen,
+    _PseudoFakes,
+    evaluation_batches,
+    group_shares,
+    kept_indices,
+    steps_per_epoch,
+    train_batches,
+)
 from fakeface_jax.errors import ConfigError, DataError
 
 
@@ -182,3 +191,267 @@ def test_impossible_loader_settings_are_refused(settings):
 def test_impossible_augmentation_settings_are_refused(settings):
     with pytest.raises(ConfigError):
         AugmentConfig(**settings)
+
+
+# Sources, sizes and classes as a merge has them: one large, one small, one of fakes alone with two methods.
+MERGE = (
+    [("big", 0, "")] * 60
+    + [("big", 1, "swap")] * 50
+    + [("small", 0, "")] * 12
+    + [("small", 1, "shop")] * 10
+    + [("old", 1, "gan")] * 8
+    + [("old", 1, "vae")] * 4
+)
+
+
+class Merged:
+    """A source of several sources whose sample `i` says that it is `i`; counts what was read."""
+
+    def __init__(self, rows=MERGE, *, pictures=True, landmarks=False):
+        self.rows, self.pictures, self.landmarks = rows, pictures, landmarks
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        source, label, method = self.rows[index]
+        sample = {"label": label, "source": source.encode(), "method": method.encode(), "id": b"text"}
+        if self.landmarks:
+            sample["landmarks"] = np.float32([[5, 5], [11, 5], [8, 8], [6, 11], [10, 11]])
+        if not self.pictures:
+            return sample | {"image": b"not decoded"}
+        # A gradient, so that a blend can be seen; its first pixel tells the number.
+        image = np.full((16, 16, 3), np.arange(16)[:, None] * 8, np.uint8)
+        image[0, 0] = index
+        return sample | {"image": image}
+
+
+def merged_batches(count, pseudo=PseudoFakeConfig(), *, seed=0, rows=MERGE, processes=(0, 1), **settings):
+    batches = train_batches(
+        Merged(rows),
+        LoaderConfig(**{"batch_size": 16} | settings),
+        seed=seed,
+        processes=processes,
+        records=Merged(rows, pictures=False),
+        pseudo=pseudo,
+    )
+    return list(itertools.islice(iter(batches), count))
+
+
+def joined(batches, name):
+    return np.concatenate([batch[name] for batch in batches])
+
+
+def test_reals_become_fakes_in_the_shares_asked_for_and_are_counted():
+    pseudo = PseudoFakeConfig(self_blended=0.3, up_sampled=0.2)
+    plain, batches = merged_batches(50), merged_batches(50, pseudo)
+    assert batches[0].keys() == {"image", "label", "pseudo"}
+    assert (batches[0]["pseudo"].shape, batches[0]["pseudo"].dtype) == ((16,), np.int32)
+    kinds, labels, stored = joined(batches, "pseudo"), joined(batches, "label"), joined(plain, "label")
+    # The order of the samples is what it is without.
+    np.testing.assert_array_equal(labels, np.where(kinds > 0, 1, stored))
+    assert not kinds[stored == 1].any()
+    reals = kinds[stored == 0]
+    assert np.mean(reals == SELF_BLENDED) == pytest.approx(0.3, abs=0.07)
+    assert np.mean(reals == UP_SAMPLED) == pytest.approx(0.2, abs=0.07)
+    same = (joined(plain, "image") == joined(batches, "image")).all(axis=(1, 2, 3))
+    assert same[kinds == 0].all()
+    assert np.mean(~same[kinds > 0]) > 0.9
+
+
+def test_every_epoch_draws_other_fakes():
+    # 144 samples are 9 batches of 16.
+    batches = merged_batches(18, PseudoFakeConfig(self_blended=0.5))
+    kinds = [[batch["pseudo"][batch["label"] >= 0] for batch in part] for part in (batches[:9], batches[9:])]
+    assert not np.array_equal(np.concatenate(kinds[0]), np.concatenate(kinds[1]))
+
+
+@pytest.mark.parametrize("landmarks", [True, False])
+def test_self_blending_is_given_the_landmarks_or_none(monkeypatch, landmarks):
+    given = []
+    monkeypatch.setattr("fakeface_jax.data.loader.self_blend", lambda image, points, rng: given.append(points) or image)
+    # As a worker process receives it.
+    transform = pickle.loads(pickle.dumps(_PseudoFakes(PseudoFakeConfig(self_blended=1))))
+    source = pickle.loads(pickle.dumps(Chosen(Merged(landmarks=landmarks), [61, 0])))
+    rng = np.random.default_rng(0)
+    fake, real = (transform.random_map(source[row], rng) for row in range(2))
+    assert (fake["label"], fake["pseudo"]) == (1, 0)
+    assert (real["label"], real["pseudo"]) == (1, SELF_BLENDED)
+    assert [(points.shape, points.dtype) for points in given] == [((5, 2), np.float32)]
+    assert np.isfinite(given[0]).all() == landmarks
+
+
+def test_a_restored_iterator_repeats_fakes_and_balance_exactly():
+    def make():
+        config = LoaderConfig(batch_size=16, balance="source")
+        pseudo = PseudoFakeConfig(self_blended=0.2, up_sampled=0.2)
+        return iter(train_batches(Merged(), config, seed=5, processes=(0, 1), pseudo=pseudo))
+
+    iterator = make()
+    list(itertools.islice(iterator, 7))
+    state = iterator.get_state()
+    expected = list(itertools.islice(iterator, 12))
+    fresh = make()
+    fresh.set_state(state)
+    for ours, theirs in zip(itertools.islice(fresh, 12), expected, strict=True):
+        for name in ("image", "label", "pseudo"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_the_same_seed_draws_the_same_and_another_another():
+    settings = {"pseudo": PseudoFakeConfig(up_sampled=0.3), "balance": "class"}
+    first = joined(merged_batches(6, **settings), "image")
+    np.testing.assert_array_equal(joined(merged_batches(6, **settings), "image"), first)
+    assert not np.array_equal(joined(merged_batches(6, seed=1, **settings), "image"), first)
+
+
+@pytest.mark.parametrize("balance", ["class", "source"])
+@pytest.mark.parametrize("pseudo", [PseudoFakeConfig(), PseudoFakeConfig(self_blended=0.25, up_sampled=0.1)])
+def test_balance_gives_as_many_fakes_as_reals(balance, pseudo):
+    rows = [("big", 0, "")] * 100 + [("big", 1, "swap")] * 44
+    labels = joined(merged_batches(30, pseudo, balance=balance, rows=rows), "label")
+    assert labels.mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_balance_by_source_draws_from_each_alike_and_from_each_sample_alike():
+    batches = merged_batches(60, balance="source")
+    numbers, labels = joined(batches, "image")[:, 0, 0, 0], joined(batches, "label")
+    sources = np.array([source for source, _, _ in MERGE])
+    counts = np.bincount(numbers, minlength=len(MERGE))
+    for label, names in ((0, ("big", "small")), (1, ("big", "small", "old"))):
+        drawn = sources[numbers[labels == label]]
+        for name in names:
+            assert np.mean(drawn == name) == pytest.approx(1 / len(names), abs=0.02)
+    # Every pass through a source is complete before the next begins.
+    for name, label in {(name, label) for name, label, _ in MERGE}:
+        mine = counts[[row for row, (source, kind, _) in enumerate(MERGE) if (source, kind) == (name, label)]]
+        assert mine.min() > 0
+        assert np.ptp(mine) <= 1
+
+
+def test_a_balanced_batch_is_itself_balanced():
+    for batch in merged_batches(10, balance="class"):
+        assert 7 <= batch["label"].sum() <= 9
+
+
+def test_small_sources_are_not_repeated_more_often_than_allowed():
+    sizes = {(0, "big"): 900, (0, "small"): 20, (1, "big"): 1000, (1, "mid"): 80}
+    shares = group_shares(sizes, LoaderConfig(balance="source", max_repeats=4))
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[(0, "small")] == pytest.approx(4 * 20 / 2000)
+    assert shares[(0, "big")] == pytest.approx(0.5 - 0.04)
+    assert shares[(1, "mid")] == pytest.approx(4 * 80 / 2000)
+    free = group_shares(sizes, LoaderConfig(balance="source", max_repeats=1000))
+    assert all(share == pytest.approx(0.25) for share in free.values())
+
+
+def test_reals_are_drawn_more_often_where_some_become_fakes():
+    sizes = {(0, ""): 500, (1, ""): 500}
+    shares = group_shares(sizes, LoaderConfig(balance="class"), PseudoFakeConfig(self_blended=0.2, up_sampled=0.05))
+    assert shares[(0, "")] * 0.75 == pytest.approx(0.5)
+    # Half of the reals are all the fakes that are needed.
+    shares = group_shares(sizes, LoaderConfig(balance="class"), PseudoFakeConfig(self_blended=0.5))
+    assert shares == {(0, ""): 1.0, (1, ""): 0.0}
+    labels = joined(merged_batches(25, PseudoFakeConfig(self_blended=0.5), balance="class"), "label")
+    assert labels.mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_balance_that_cannot_be_had_is_refused():
+    with pytest.raises(ConfigError, match=r"at most half of the reals turned into fakes, not 0\.6"):
+        merged_batches(1, PseudoFakeConfig(self_blended=0.6), balance="class")
+    with pytest.raises(ConfigError, match=r"draw each real sample 10\.0 times as often; raise max_repeats"):
+        group_shares({(0, ""): 5, (1, ""): 95}, LoaderConfig(balance="class"))
+    with pytest.raises(DataError, match="needs reals and fakes; the training split has no real ones"):
+        merged_batches(1, balance="class", rows=[("old", 1, "gan")] * 20)
+    with pytest.raises(DataError, match="tiny has 2 samples, fewer than the 4 processes"):
+        merged_batches(
+            1,
+            balance="source",
+            rows=[*MERGE, ("tiny", 0, ""), ("tiny", 0, "")],
+            processes=(3, 4),
+        )
+
+
+def test_balanced_shards_are_disjoint_and_both_classes_are_in_each():
+    # Reals and fakes alternate: every second sample would be one class alone.
+    rows = [("one", number % 2, "") for number in range(40)]
+    seen = []
+    for index in range(2):
+        batches = merged_batches(12, balance="class", rows=rows, processes=(index, 2))
+        assert all(batch["label"].shape == (8,) for batch in batches)
+        assert joined(batches, "label").mean() == pytest.approx(0.5, abs=0.02)
+        seen.append(set(joined(batches, "image")[:, 0, 0, 0].tolist()))
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] == set(range(40))
+
+
+def test_processes_draw_other_fakes_at_the_same_position():
+    kinds = [
+        joined(merged_batches(20, PseudoFakeConfig(up_sampled=0.5), balance="class", processes=(index, 2)), "pseudo")
+        for index in range(2)
+    ]
+    assert not np.array_equal(*kinds)
+
+
+def test_what_is_left_out_is_not_drawn():
+    config = {"leave_out": ("small", "old/vae"), "batch_size": 8}
+    kept = {row for row, (source, _, method) in enumerate(MERGE) if source != "small" and method != "vae"}
+    assert set(kept_indices(Merged(pictures=False), config["leave_out"]).tolist()) == kept
+    batches = merged_batches(len(kept) // 8 + 1, **config)
+    drawn = joined(batches, "image")[:, 0, 0, 0].tolist()
+    assert set(drawn) <= kept
+    assert len(set(drawn[: len(kept)])) > len(kept) - 8
+    for balance in ("class", "source"):
+        assert set(joined(merged_batches(30, balance=balance, **config), "image")[:, 0, 0, 0].tolist()) <= kept
+    assert steps_per_epoch(Merged(), LoaderConfig(**config), records=Merged(pictures=False)) == len(kept) // 8
+
+
+def test_a_name_that_matches_nothing_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="leave_out 'olf' matches nothing; there are big, big/swap, old, old/gan"):
+        kept_indices(Merged(pictures=False), ("olf",))
+    with pytest.raises(ConfigError, match="'small/gan' matches nothing"):
+        merged_batches(1, leave_out=("small/gan",))
+    with pytest.raises(DataError, match="0 training samples"):
+        merged_batches(1, leave_out=("big", "small", "old"))
+
+
+def test_evaluation_leaves_out_the_same_and_minds_no_name_it_lacks():
+    batches = list(evaluation_batches(Merged(), 16, processes=(0, 1), leave_out=("big", "old/gan", "elsewhere")))
+    drawn = joined(batches, "image")[joined(batches, "mask") > 0][:, 0, 0, 0]
+    rows = [row for row, (source, _, method) in enumerate(MERGE) if source != "big" and method != "gan"]
+    assert drawn.tolist() == rows
+    with pytest.raises(DataError, match="none of 144 samples is left"):
+        next(evaluation_batches(Merged(), 16, processes=(0, 1), leave_out=("big", "small", "old")))
+
+
+def test_records_are_read_once_and_pictures_not_for_them():
+    pictures, records = Merged(), Merged(pictures=False)
+    config = LoaderConfig(batch_size=16, balance="source", leave_out=("old",))
+    train_batches(pictures, config, seed=0, processes=(0, 1), records=records)
+    assert pictures.reads == 0
+    assert records.reads <= 2 * len(MERGE)
+    # Nothing is read where nothing is balanced or left out.
+    records.reads = 0
+    train_batches(pictures, LoaderConfig(batch_size=16), seed=0, processes=(0, 1), records=records)
+    assert records.reads == 0
+
+
+@pytest.mark.parametrize("settings", [{"max_repeats": 0.5}, {"max_repeats": float("nan")}])
+def test_impossible_balance_settings_are_refused(settings):
+    with pytest.raises(ConfigError):
+        LoaderConfig(**settings)
+
+
+def test_an_unknown_balance_is_refused(unchecked_types):
+    with pytest.raises(ConfigError, match="balance 'sources' is not one of none, class, source"):
+        LoaderConfig(balance="sources")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"self_blended": -0.1}, {"up_sampled": 1.1}, {"self_blended": 0.6, "up_sampled": 0.6}]
+)
+def test_impossible_shares_of_pseudo_fakes_are_refused(settings):
+    with pytest.raises(ConfigError):
+        PseudoFakeConfig(**settings)

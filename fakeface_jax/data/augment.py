@@ -35,10 +35,11 @@ def affine_matrices(
     def draw(index: int, limit: float, size: tuple[int, ...] = ()) -> jax.Array:
         return jax.random.uniform(keys[index], (count, *size), jnp.float32, -limit, limit)
 
-    theta = jnp.deg2rad(draw(0, config.rotation))
-    shift_rows = draw(1, config.height_shift) * height
-    shift_columns = draw(2, config.width_shift) * width
-    zoom = 1 + draw(3, config.zoom, (2,))
+    warped = jax.random.bernoulli(jax.random.fold_in(key, 5), config.warped, (count,)).astype(jnp.float32)
+    theta = jnp.deg2rad(draw(0, config.rotation)) * warped
+    shift_rows = draw(1, config.height_shift) * height * warped
+    shift_columns = draw(2, config.width_shift) * width * warped
+    zoom = 1 + draw(3, config.zoom, (2,)) * warped[:, None]
     flip = jnp.where(jax.random.bernoulli(keys[4], 0.5, (count,)) & config.horizontal_flip, -1.0, 1.0)
     cos, sin = jnp.cos(theta), jnp.sin(theta)
     # rotation @ shift @ zoom about the centre; the flip mirrors the result's columns, so it comes last (rightmost).
