@@ -6,14 +6,14 @@ import optax
 import pytest
 
 from fakeface_jax.errors import DataError
-from fakeface_jax.models import flatten_state
+from fakeface_jax.models import build_network, flatten_state
 from fakeface_jax.training.checkpoints import Checkpoints
-from fakeface_jax.training.state import Layout, build_network, init_state
+from fakeface_jax.training.state import Layout, init_state
 
 
 def make_state(size=32, seed=0):
-    _, params = build_network({"name": "report", "size": size}, seed=seed)
-    return Layout.over_local_devices(4).replicate(init_state(params, optax.adam(1e-3)))
+    network = build_network({"name": "report", "size": size}, seed=seed)
+    return Layout.over_local_devices(4).replicate(init_state(network, optax.adam(1e-3)))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_best_weights_are_replaced(tmp_path, state):
         checkpoints.wait()
         checkpoints.save_best(6, other)
         checkpoints.wait()
-        assert_equal(checkpoints.restore_best(like=state.params), other.params)
+        assert_equal(checkpoints.restore_best(like=state.weights), other.weights)
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["6"]
 
 
@@ -91,7 +91,7 @@ def test_nothing_to_restore_says_so(tmp_path, state):
         with pytest.raises(DataError, match="no finished checkpoint"):
             checkpoints.restore_last(like=state)
         with pytest.raises(DataError, match="no best weights"):
-            checkpoints.restore_best(like=state.params)
+            checkpoints.restore_best(like=state.weights)
 
 
 def test_another_networks_checkpoint_is_refused(tmp_path, state):
@@ -105,7 +105,7 @@ def test_weights_of_the_best_survive_being_flattened(tmp_path, state):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save_best(1, state)
         checkpoints.wait()
-        restored = flatten_state(checkpoints.restore_best(like=state.params))
+        restored = flatten_state(checkpoints.restore_best(like=state.weights)[0])
     wanted = flatten_state(state.params)
     assert restored.keys() == wanted.keys()
     np.testing.assert_array_equal(restored["convs.0.kernel"], wanted["convs.0.kernel"])

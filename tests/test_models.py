@@ -8,8 +8,7 @@ import scipy.signal
 from flax import nnx
 
 from fakeface_jax.errors import BundleError, ConfigError
-from fakeface_jax.models import NAMES, apply_function, create_model, flatten_state
-from fakeface_jax.training.state import build_network
+from fakeface_jax.models import NAMES, PIXEL_SCALING, apply_function, build_network, create_model, flatten_state
 
 REPORT_TABLE = [
     ("conv2d (Conv2D)", "(None, 148, 148, 32)", 896),
@@ -65,8 +64,10 @@ def report_network_in_scipy(weights, pixels):
     return np.array(logits)
 
 
-def test_the_only_model_is_the_reports():
-    assert NAMES == ("report",)
+def test_every_model_says_how_it_takes_pixels():
+    assert NAMES[0] == "report"
+    assert set(PIXEL_SCALING) == set(NAMES)
+    assert PIXEL_SCALING["report"] == (0.0, 1.0)  # in [0, 1], as the report trained it
 
 
 def test_summary_prints_the_reports_table(model):
@@ -144,27 +145,28 @@ def test_logits_equal_keras(weights, pixels):
 
 @pytest.mark.parametrize("size", [32, 33, 63, 64, 150])
 def test_every_size_runs_and_matches_its_summary(size):
-    network, params = build_network({"name": "report", "size": size}, seed=0)
-    logits = network.apply(params, jnp.zeros((2, size, size, 3)))
+    network = build_network({"name": "report", "size": size}, seed=0)
+    logits = network.apply(network.params, network.stats, jnp.zeros((2, size, size, 3)))
     assert logits.shape == (2,)
-    total = sum(value.size for value in flatten_state(params).values())
+    total = sum(value.size for value in flatten_state(network.params).values())
     assert network.summary.endswith(f"Total parameters: {total:,}")
 
 
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(pixels):
     config = {"name": "report", "size": 64}
-    network, params = build_network(config, seed=0)
-    half, half_params = build_network(config | {"dtype": "bfloat16"}, seed=0)
-    exact, rough = network.apply(params, pixels[:, :64, :64]), half.apply(half_params, pixels[:, :64, :64])
+    network = build_network(config, seed=0)
+    half = build_network(config | {"dtype": "bfloat16"}, seed=0)
+    exact = network.apply(network.params, network.stats, pixels[:, :64, :64])
+    rough = half.apply(half.params, half.stats, pixels[:, :64, :64])
     assert rough.dtype == jnp.float32
-    assert all(value.dtype == np.float32 for value in flatten_state(half_params).values())
+    assert all(value.dtype == np.float32 for value in flatten_state(half.params).values())
     np.testing.assert_allclose(rough, exact, atol=0.02)
     assert not np.array_equal(rough, exact)
 
 
 def test_seeds_decide_the_weights():
-    one, same, other = (build_network({"name": "report", "size": 32}, seed=seed)[1] for seed in (0, 0, 1))
-    first, again, changed = (flatten_state(params)["dense1.kernel"] for params in (one, same, other))
+    one, same, other = (build_network({"name": "report", "size": 32}, seed=seed) for seed in (0, 0, 1))
+    first, again, changed = (flatten_state(network.params)["dense1.kernel"] for network in (one, same, other))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, changed)
 
@@ -198,7 +200,7 @@ def test_foreign_weights_are_refused(weights):
 
 def test_flatten_and_apply_are_inverses(weights):
     _, state = apply_function({"name": "report"}, weights)
-    again = flatten_state(state)
+    again = flatten_state(state[0]) | flatten_state(state[1])
     assert again.keys() == weights.keys()
     for name, value in weights.items():
         np.testing.assert_array_equal(again[name], value)

@@ -25,7 +25,7 @@ from fakeface_jax.evaluation.inference import predict
 from fakeface_jax.faces import CropSpec
 from fakeface_jax.models import flatten_state
 from fakeface_jax.training import loop
-from fakeface_jax.training.config import TrainConfig
+from fakeface_jax.training.config import OptimizerConfig, TrainConfig
 from fakeface_jax.training.finish import draw_data, finish
 from fakeface_jax.training.logs import EPOCH_COLUMNS
 from fakeface_jax.training.loop import Diverged, Interrupted, dry_run, train
@@ -210,7 +210,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(config, monkeypatc
     result = train(dataclasses.replace(config, epochs=4), reporter)
     assert (result.best_epoch, result.best_val_loss) == (2, 0.3)
     assert reporter.best == [True, True, False, False]
-    kept = flatten_state(result.params)
+    kept = flatten_state(result.weights[0])
     for name, value in seen[1].items():
         np.testing.assert_array_equal(kept[name], value)
     assert not np.array_equal(kept["dense1.kernel"], seen[3]["dense1.kernel"])
@@ -252,7 +252,7 @@ def test_two_runs_of_one_configuration_are_equal(finished, config):
 KILLED = """
 import os, pathlib, signal, sys, time
 from fakeface_jax.data.config import LoaderConfig
-from fakeface_jax.training.config import TrainConfig
+from fakeface_jax.training.config import OptimizerConfig, TrainConfig
 from fakeface_jax.training.loop import train
 
 class Killer:
@@ -286,8 +286,8 @@ def test_kill_9_and_resume_give_the_uninterrupted_sequence(finished, config, dat
         for column in EPOCH_COLUMNS[:6]:
             assert row[column] == other[column]
     assert (result.best_epoch, result.best_val_loss) == (wanted.best_epoch, wanted.best_val_loss)
-    for name, value in flatten_state(result.params).items():
-        np.testing.assert_array_equal(value, flatten_state(wanted.params)[name])
+    for name, value in flatten_state(result.weights[0]).items():
+        np.testing.assert_array_equal(value, flatten_state(wanted.weights[0])[name])
 
 
 def test_sigterm_saves_and_the_sequence_continues(finished, config):
@@ -352,7 +352,7 @@ def test_a_directory_with_a_run_is_not_overwritten(finished):
     "change",
     [
         {"seed": 7},
-        {"learning_rate": 1e-4},
+        {"optimizer": OptimizerConfig(learning_rate=1e-4)},
         {"dtype": "bfloat16"},
         {"augment": AugmentConfig(rotation=0)},
         {"loader": LoaderConfig(batch_size=16)},
@@ -434,9 +434,23 @@ def test_output_below_a_file_is_an_error_of_one_line(config, tmp_path):
         train(dataclasses.replace(config, output=tmp_path / "file" / "run"), Recorder())
 
 
-@pytest.mark.parametrize(
-    "settings", [{"epochs": 0}, {"patience": 0}, {"checkpoint_every": 0}, {"learning_rate": math.nan}]
-)
+@pytest.mark.parametrize("settings", [{"epochs": 0}, {"patience": 0}, {"checkpoint_every": 0}])
 def test_impossible_runs_are_refused(config, settings):
     with pytest.raises(ConfigError, match=next(iter(settings)).replace("_", "[_ ]")):
         dataclasses.replace(config, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": math.nan},
+        {"warmup": 1.0},
+        {"weight_decay": -1.0},
+        {"layer_decay": 0.0},
+        {"clip_norm": 0.0},
+        {"average": 1.0},
+    ],
+)
+def test_impossible_optimisers_are_refused(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings)).replace("_", " ")):
+        OptimizerConfig(**settings)

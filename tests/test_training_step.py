@@ -1,5 +1,7 @@
 """The jitted steps on a toy problem whose answer is known."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from jax.sharding import Mesh
 from fakeface_jax.data.augment import NO_AUGMENTATION
 from fakeface_jax.data.config import AugmentConfig
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.models import flatten_state
-from fakeface_jax.training.state import Layout, build_network, init_state
+from fakeface_jax.models import build_network, flatten_state
+from fakeface_jax.training.config import TrainConfig
+from fakeface_jax.training.state import Layout, init_state
 from fakeface_jax.training.step import cross_entropy, make_eval_step, make_train_step
 
 SIZE, BATCH = 32, 16
@@ -27,14 +30,16 @@ def toy_batch(seed):
 
 class Run:
     def __init__(self, *, devices=1, dtype="float32", augment=NO_AUGMENTATION, rate=1e-3, seed=0):
-        self.network, params = build_network({"name": "report", "size": SIZE, "dtype": dtype}, seed=seed)
+        self.network = build_network({"name": "report", "size": SIZE, "dtype": dtype}, seed=seed)
         optimizer = optax.adam(rate)
         self.layout = Layout(Mesh(np.array(jax.devices()[:devices]), ("data",)))
-        self.state = self.layout.replicate(init_state(params, optimizer))
-        self.step = make_train_step(self.network, optimizer, augment, seed=seed)
+        self.state = self.layout.replicate(init_state(self.network, optimizer))
+        self.step = make_train_step(
+            self.network, optimizer, TrainConfig(data=Path(), output=Path(), augment=augment, seed=seed)
+        )
 
     def logits(self, batch):
-        return np.asarray(jax.jit(self.network.apply)(self.state.params, jnp.asarray(batch["image"]) / 255.0))
+        return np.asarray(jax.jit(self.network.apply)(*self.state.weights, jnp.asarray(batch["image"]) / 255.0))
 
     def __call__(self, batch):
         self.state, metrics = self.step(self.state, self.layout.split(batch))
@@ -82,7 +87,7 @@ def test_the_update_is_adams():
     before = flatten_state(jax.tree.map(jnp.copy, run.state.params))
 
     def loss(params):
-        logits = run.network.apply(params, jnp.asarray(batch["image"]) / 255.0)
+        logits = run.network.apply(params, run.state.stats, jnp.asarray(batch["image"]) / 255.0)
         return cross_entropy(logits, jnp.asarray(batch["label"])).mean()
 
     gradient = flatten_state(jax.jit(jax.grad(loss))(run.state.params))
@@ -135,7 +140,7 @@ def test_evaluation_only_rescales_and_leaves_padding_out():
     batch = toy_batch(3)
     mask = np.ones(BATCH, np.float32)
     mask[11:] = 0
-    logits, metrics = evaluate(run.state.params, batch | {"mask": mask})
+    logits, metrics = evaluate(run.state.weights, batch | {"mask": mask})
     wanted = run.logits(batch)
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
     losses = entropy_in_numpy(wanted, batch["label"])
@@ -144,7 +149,7 @@ def test_evaluation_only_rescales_and_leaves_padding_out():
     assert metrics["correct"] == np.sum(((np.asarray(wanted) > 0) == (batch["label"] > 0.5))[:11])
     garbage = batch["image"].copy()
     garbage[11:] = 255 - garbage[11:]
-    _, again = evaluate(run.state.params, batch | {"image": garbage, "mask": mask})
+    _, again = evaluate(run.state.weights, batch | {"image": garbage, "mask": mask})
     assert float(again["loss"]) == float(metrics["loss"])
 
 

@@ -1,38 +1,81 @@
 """The networks, by name.
 
-A network is a Flax NNX module that maps float pixels [n, h, w, 3] to logits [n]; positive means fake.
+A network is a Flax NNX module that maps normalised float pixels [n, h, w, 3] to logits [n]; positive means fake. Called
+with a `key` it trains: it drops what it drops, and normalises by the batch where it has batch normalisation.
 
 Example:
-    >>> model = create_model({"name": "report"}, nnx.Rngs(0))
-    >>> model(jnp.zeros((1, 150, 150, 3))).shape
+    >>> model = create_model({"name": "efficientnet_lite0", "size": 160}, nnx.Rngs(0))
+    >>> model(jnp.zeros((1, 160, 160, 3))).shape
     (1,)
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from fakeface_jax.errors import BundleError, ConfigError
 from fakeface_jax.models.cnn import ReportCNN
+from fakeface_jax.models.efficientnet_lite import EfficientNetLite
+from fakeface_jax.models.residual import high_pass
 
-Model = ReportCNN
-"""What `create_model` makes; a union once there are several."""
+Model = ReportCNN | EfficientNetLite
+"""What `create_model` makes."""
 
-_MODELS: dict[str, Callable[..., Model]] = {"report": ReportCNN}
+_MODELS: dict[str, Callable[..., Model]] = {
+    "report": ReportCNN,
+    **{f"efficientnet_lite{variant}": functools.partial(EfficientNetLite, variant=variant) for variant in (0, 1, 2)},
+}
 
 NAMES = tuple(_MODELS)
 """What `create_model` knows."""
+
+INPUTS = ("rgb", "residual")
+"""What a network can be given: the colours, or what a high-pass filter leaves of them."""
+
+PIXEL_SCALING: Mapping[str, tuple[float, float]] = {
+    "report": (0.0, 1.0),
+    # (value - 127) / 128, as the published weights were trained.
+    **dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"), (127 / 255, 128 / 255)),
+}
+"""Mean and standard deviation that pixels in [0, 1] are normalised by, the same for the three channels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network taken apart once, so that no step walks its Python objects.
+
+    Attributes:
+        config: what `create_model` made it from.
+        apply: (params, stats, normalised pixels) -> logits, outside training.
+        train: (params, stats, normalised pixels, key) -> (logits, new stats).
+        params: weights that training moves.
+        stats: running statistics; empty for a network without any.
+        summary: its layers and parameters as a table.
+        stage_of: a parameter's path -> its stage, counted from the input.
+    """
+
+    config: Mapping[str, Any]
+    apply: Callable[[nnx.State, nnx.State, Any], jax.Array]
+    train: Callable[[nnx.State, nnx.State, Any, jax.Array], tuple[jax.Array, nnx.State]]
+    params: nnx.State
+    stats: nnx.State
+    summary: str
+    stage_of: Callable[[tuple[Any, ...]], int]
 
 
 def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     """Makes a network with fresh weights.
 
     Args:
-        config: `name`, one of `NAMES`, and that network's settings.
+        config: `name`, one of `NAMES`, and that network's settings; `input`, one of `INPUTS`, is no matter of the
+            network itself: `build_network` filters the pixels.
         rngs: where the initial weights come from.
 
     Raises:
@@ -42,10 +85,51 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in _MODELS:
         raise ConfigError(f"unknown model {name!r}; known: {', '.join(NAMES)}")
+    if settings.pop("input", INPUTS[0]) not in INPUTS:
+        raise ConfigError(f"unknown input {config['input']!r} of a network; known: {', '.join(INPUTS)}")
     try:
         return _MODELS[name](rngs=rngs, **settings)
     except TypeError as error:
         raise ConfigError(f"model {name!r} does not take these settings: {error}") from error
+
+
+def build_network(config: Mapping[str, Any], *, seed: int | None) -> Network:
+    """A network as pure functions with its first weights.
+
+    Args:
+        config: as `create_model` takes it.
+        seed: of the first weights; None for shapes only, which draws no random numbers.
+
+    Raises:
+        ConfigError: unknown name or setting.
+    """
+    if seed is None:
+        model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
+    else:
+        model = create_model(config, nnx.Rngs(seed))
+    summary = model.summary() if seed is not None else ""
+    graph, *parts = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    params, stats, rest = parts
+    prepare: Callable[[Any], Any] = high_pass if config.get("input") == "residual" else lambda pixels: pixels
+
+    def apply(params: nnx.State, stats: nnx.State, pixels: Any) -> jax.Array:
+        return nnx.merge(graph, params, stats, rest)(prepare(pixels))
+
+    def train(params: nnx.State, stats: nnx.State, pixels: Any, key: jax.Array) -> tuple[jax.Array, nnx.State]:
+        # A copy, because the statistics come from outside the trace that changes them.
+        model = nnx.merge(graph, params, stats, rest, copy=True)
+        logits = model(prepare(pixels), key=key)
+        return logits, nnx.state(model, nnx.BatchStat)
+
+    return Network(
+        config=config,
+        apply=apply,
+        train=train,
+        params=params,
+        stats=stats,
+        summary=summary,
+        stage_of=type(model).stage_of,
+    )
 
 
 def flatten_state(state: nnx.State) -> dict[str, np.ndarray]:
@@ -53,31 +137,45 @@ def flatten_state(state: nnx.State) -> dict[str, np.ndarray]:
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 
 
+def fill_state(state: nnx.State, weights: Mapping[str, np.ndarray], *, name: str) -> nnx.State:
+    """The state with the given weights in place of its own, or of its shapes.
+
+    Raises:
+        BundleError: the weights are not this model's.
+    """
+    flat = dict(nnx.to_flat_state(state))
+    names = {".".join(map(str, path)): path for path in flat}
+    if names.keys() != weights.keys():
+        odd = sorted(names.keys() ^ weights.keys())
+        raise BundleError(f"the weights are not those of {name!r}: {', '.join(odd[:4])} differ")
+    for key, path in names.items():
+        if flat[path].shape != weights[key].shape:
+            raise BundleError(f"weight {key} has shape {weights[key].shape}, the model's is {flat[path].shape}")
+        flat[path] = flat[path].replace(weights[key])
+    return nnx.from_flat_state(flat)
+
+
 def apply_function(
     config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
-) -> tuple[Callable[[nnx.State, Any], Any], nnx.State]:
+) -> tuple[Callable[[tuple[nnx.State, nnx.State], Any], Any], tuple[nnx.State, nnx.State]]:
     """A pure function `(state, pixels) -> logits` and the state that holds the given weights.
 
     Raises:
         ConfigError: the model is unknown to this release.
         BundleError: the weights are not this model's.
     """
-    # eval_shape: the shapes of the weights without drawing 9.5 million random numbers.
-    model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
-    graph, *parts = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
-    state, rest = parts
-    flat = dict(nnx.to_flat_state(state))
-    names = {".".join(map(str, path)): path for path in flat}
-    if names.keys() != weights.keys():
-        odd = sorted(names.keys() ^ weights.keys())
-        raise BundleError(f"the weights are not those of {config.get('name')!r}: {', '.join(odd[:4])} differ")
-    for name, path in names.items():
-        if flat[path].shape != weights[name].shape:
-            raise BundleError(f"weight {name} has shape {weights[name].shape}, the model's is {flat[path].shape}")
-        flat[path] = flat[path].replace(weights[name])
-    loaded = nnx.from_flat_state(flat)
+    network = build_network(config, seed=None)
+    kinds = flatten_shapes(network.stats)
+    name = str(config.get("name"))
+    params = fill_state(network.params, {key: value for key, value in weights.items() if key not in kinds}, name=name)
+    stats = fill_state(network.stats, {key: value for key, value in weights.items() if key in kinds}, name=name)
 
-    def apply(state: nnx.State, pixels: Any) -> Any:
-        return nnx.merge(graph, state, rest)(pixels)
+    def apply(state: tuple[nnx.State, nnx.State], pixels: Any) -> Any:
+        return network.apply(*state, pixels)
 
-    return apply, loaded
+    return apply, (params, stats)
+
+
+def flatten_shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+    """Paths joined by dots to shapes, of arrays or of their placeholders."""
+    return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}

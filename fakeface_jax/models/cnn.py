@@ -6,10 +6,12 @@ Example:
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.models.layers import conv2d, max_pool_2x2
@@ -46,8 +48,8 @@ class ReportCNN(nnx.Module):
         self.dense1 = nnx.Linear(side * side * FILTERS[-1], 256, kernel_init=glorot, rngs=rngs)
         self.dense2 = nnx.Linear(256, 1, kernel_init=glorot, rngs=rngs)
 
-    def __call__(self, pixels: Float[Array, "n s s 3"]) -> Float[Array, " n"]:
-        """Logits of pixels in [0, 1]; positive means fake."""
+    def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
+        """Logits of pixels in [0, 1]; positive means fake. It drops nothing, so the key of training changes nothing."""
         x = pixels.astype(self.dtype)
         for conv in self.convs:
             x = max_pool_2x2(conv2d(x, conv.kernel[...].astype(self.dtype)))
@@ -61,6 +63,11 @@ class ReportCNN(nnx.Module):
     def _bias(self, layer: nnx.Conv | nnx.Linear) -> jax.Array:
         assert layer.bias is not None  # all layers here have one; Flax makes it optional
         return layer.bias[...].astype(self.dtype)
+
+    @staticmethod
+    def stage_of(path: tuple[Any, ...]) -> int:
+        """The layer a parameter belongs to, by its path, counted from the input."""
+        return int(path[1]) if path[0] == "convs" else len(FILTERS) + ("dense1", "dense2").index(str(path[0]))
 
     def summary(self) -> str:
         """The table the report prints: layer, output shape, parameters."""

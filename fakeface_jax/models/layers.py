@@ -23,14 +23,64 @@ CHUNK = 4
 """Images per matrix product of the kernel gradient: keeps the patches in cache and memory flat."""
 
 
+def on_cpu() -> bool:
+    """Whether the formulations for XLA's CPU backend are used."""
+    return jax.default_backend() == "cpu"
+
+
 def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "n oh ow d"]:
     """Convolution with stride 1 and no padding (`valid`), channels last."""
-    return _conv2d_cpu(x, kernel) if jax.default_backend() == "cpu" else _conv2d_plain(x, kernel)
+    return _conv2d_cpu(x, kernel) if on_cpu() else _conv2d_plain(x, kernel)
 
 
 def max_pool_2x2(x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
     """Maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped."""
-    return _max_pool_cpu(x) if jax.default_backend() == "cpu" else max_pool_plain(x)
+    return _max_pool_cpu(x) if on_cpu() else max_pool_plain(x)
+
+
+def pointwise_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "n h w d"]:
+    """1 x 1 convolution: a matrix product on every platform."""
+    return _pointwise_cpu(x, kernel) if on_cpu() else x @ kernel
+
+
+@jax.custom_vjp
+def _pointwise_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    # One product for the whole batch would first write a transposed copy of it; picture by picture that stays in cache.
+    shape = (len(x), -1, kernel.shape[0])
+
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + jnp.matmul(pair[0].T, pair[1], preferred_element_type=jnp.float32), None
+
+    pair = (x.reshape(shape), grad.reshape(len(x), -1, kernel.shape[1]))
+    total, _ = lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), pair)
+    return grad @ kernel.T, total.astype(kernel.dtype)
+
+
+_pointwise_cpu.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def stem_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "n oh ow d"]:
+    """3 x 3 convolution with stride 2 and TensorFlow's `SAME` padding: the first layer of an EfficientNet."""
+    if not on_cpu():
+        return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    # With three channels, patches are small enough to be stored, and both gradients become matrix products.
+    edges = []
+    for size in x.shape[1:3]:
+        total = max((-(-size // 2) - 1) * 2 + 3 - size, 0)
+        edges.append((total // 2, total - total // 2))
+    height, width = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
+    padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    views = [padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)]
+    return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def _conv2d_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -7,40 +7,40 @@ Example:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fakeface_jax.bundle import BundleSpec
+from fakeface_jax.evaluation.sections import ProtocolResult
 
-_LIMITS = """\
-- It answers for single faces that look like its training data; see the table per source. Generators, cameras and
-  editing that it has not seen were not measured: expect it to be close to guessing there.
-- Probabilities assume the share of fakes of the calibration split. Where fakes are rarer, a score means less.
-- A score is evidence, not proof. `inconclusive` is the honest answer for most difficult faces.
-- What small, blurred, heavily compressed, masked or profile faces do to it was not measured.
-- It must not be the only ground for an accusation, a removal or a hiring decision.
-- Ages, skin tones and sexes are not labelled in the training data, so differences between them were not measured."""
+_LONG_TABLE = 24
+"""Rows from which only all sources together are shown; the report has them per source."""
+
+_UNSEEN = {"unseen-method", "leave-one-source-out"}
+"""Protocols that show it what it was not trained on."""
 
 _LICENCE = """\
 The code is Apache-2.0. The training pictures carry non-commercial or restricted terms (ciplab, FFHQ and therefore the
 real half of 140k, DFDC), or state no licence; so these weights are for research and other non-commercial use only."""
 
 
-def model_card(spec: BundleSpec, *, table: str = "") -> str:
-    """The card in Markdown.
+def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[ProtocolResult] = ()) -> str:
+    """The card in Markdown. What it says was not measured follows from what is given.
 
     Args:
         spec: the bundle's specification.
         table: results per source on the test split, as a Markdown table.
+        sections: what the protocols found, in this order; of long tables only the rows of all sources are shown.
     """
     provenance = spec.provenance
     data = provenance.get("data", {})
-    sections = [
+    parts = [
         f"# {spec.name}",
         f"A fake-face detector: network `{spec.model.get('name')}`, {spec.crop.size} x {spec.crop.size} pixel face "
         f"crops with margin {spec.crop.margin} found by `{spec.detector}`. Output: P(fake) in [0, 1].",
         "## Results on the test split",
         table or "Not measured yet: run `fakeface evaluate --bundle BUNDLE --data DATA --card`.",
+        *(text for section in sections for text in _protocol(section)),
         "## Calibration and verdicts",
         f"- calibration: {spec.calibration.method}, fitted on {spec.calibration.samples} faces of the "
         f"{spec.calibration.split or '(no)'} split",
@@ -51,11 +51,64 @@ def model_card(spec: BundleSpec, *, table: str = "") -> str:
         "## Training",
         _training(provenance, data),
         "## Limits",
-        _LIMITS,
+        "\n".join(_limits(sections)),
         "## Licence and data",
         _LICENCE,
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _protocol(section: ProtocolResult) -> list[str]:
+    shown, note = section, ""
+    if len(section.rows) > _LONG_TABLE:
+        overall = section.only(source="all sources")
+        if overall.rows:
+            shown, note = overall, " Here of all sources together; the report has the table per source."
+    return [f"### {section.title}", section.caption + note, shown.table()] if section.rows else []
+
+
+def _limits(sections: Sequence[ProtocolResult]) -> list[str]:
+    """Where it must not be trusted; what a table above answers is not called unmeasured."""
+    measured = {section.protocol for section in sections if section.rows}
+    unseen = (
+        "Generators, cameras and editing that it has not seen were not measured: expect it to be close to guessing "
+        "there."
+    )
+    if measured & _UNSEEN:
+        unseen = (
+            "What this training makes of sources or generators that it was not shown is in a table above; other "
+            "generators, cameras and editing were not measured, and it may do worse there."
+        )
+    answers = {
+        "blurred, noisy, shrunk and compressed faces": "robustness" in measured,
+        "small faces": any(_has_small_faces(section) for section in sections),
+    }
+    questions = {
+        "small": not answers["small faces"],
+        "blurred, heavily compressed": "robustness" not in measured,
+        "masked or profile": True,
+    }
+    answered = " and ".join(name for name, yes in answers.items() if yes)
+    asked = ", ".join(name for name, yes in questions.items() if yes)
+    lines = [
+        f"It answers for single faces that look like its training data; see the table per source. {unseen}",
+        "Probabilities assume the share of fakes of the calibration split. Where fakes are rarer, a score means less.",
+        "A score is evidence, not proof. `inconclusive` is the honest answer for most difficult faces.",
+        f"What it makes of {answered} is in a table above." if answered else "",
+        f"What {asked} faces do to it was not measured.",
+        "It must not be the only ground for an accusation, a removal or a hiring decision.",
+        "Ages, skin tones and sexes are not labelled in the training data, so differences between them were not "
+        "measured.",
+    ]
+    return [f"- {line}" for line in lines if line]
+
+
+def _has_small_faces(section: ProtocolResult) -> bool:
+    """Whether the smallest bin of face sizes has both classes: a bin without faces says nothing."""
+    return any(
+        row.names.get("face size", "").startswith("<") and row.counts["reals"] and row.counts["fakes"]
+        for row in section.rows
+    )
 
 
 def _operating_points(spec: BundleSpec) -> list[str]:

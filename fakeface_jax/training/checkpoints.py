@@ -55,7 +55,7 @@ class Checkpoints:
     def save_best(self, step: int, state: TrainState) -> None:
         """Replaces the best weights."""
         if step != self._best.latest_step():
-            self._best.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(state.params)))
+            self._best.save(step, args=ocp.args.Composite(weights=ocp.args.StandardSave(state.weights)))
 
     def restore_last(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State and memory of the newest checkpoint.
@@ -80,12 +80,12 @@ class Checkpoints:
         return items["state"], items["memory"]
 
     def restore_best(self, like: Any) -> Any:
-        """Weights with the lowest validation loss. Raises `DataError` where none were saved."""
+        """The `TrainState.weights` with the lowest validation loss. Raises `DataError` where none were saved."""
         step = self._best.latest_step()
         if step is None:
             raise DataError("no epoch was finished, so there are no best weights")
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(shapes)))["params"]
+        return self._best.restore(step, args=ocp.args.Composite(weights=ocp.args.StandardRestore(shapes)))["weights"]
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""

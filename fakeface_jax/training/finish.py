@@ -17,16 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fakeface_jax.bundle import Bundle, BundleSpec, save_bundle
+from fakeface_jax.bundle import Bundle, BundleSpec, Normalization, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.augment import augment
 from fakeface_jax.data.dataset import Dataset
+from fakeface_jax.data.degrade import degrade
 from fakeface_jax.data.loader import train_batches
 from fakeface_jax.decision import VerdictBands
 from fakeface_jax.evaluation.calibration import choose_bands, choose_operating_points, fit_calibration
 from fakeface_jax.evaluation.inference import predict
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
-from fakeface_jax.models import flatten_state
+from fakeface_jax.models import PIXEL_SCALING, flatten_state
 from fakeface_jax.training.card import model_card
 from fakeface_jax.training.config import TrainConfig
 from fakeface_jax.training.loop import TrainResult
@@ -42,12 +43,15 @@ def finish(result: TrainResult, config: TrainConfig) -> Bundle:
     that they belong to exactly the model that is used. Without that split the bundle says that it is not calibrated.
     """
     path = config.output / "bundle"
-    weights = flatten_state(result.params)
+    params, stats = result.weights
+    weights = flatten_state(params) | flatten_state(stats)
+    mean, std = PIXEL_SCALING[config.model]
     spec = BundleSpec(
         name=config.output.name,
         model=result.network.config,
         crop=result.dataset.crop,
         detector=result.dataset.detector,
+        normalization=Normalization(mean=(mean,) * 3, std=(std,) * 3),
         bands=VerdictBands(real_below=0.0, fake_from=1.0, reason="not calibrated: every verdict is inconclusive"),
         provenance=_provenance(result, config),
     )
@@ -78,10 +82,19 @@ def draw_data(config: TrainConfig, dataset: Dataset) -> None:
     """Writes what people look at before a run: class histogram per split, a 4 x 4 grid of an augmented batch."""
     config.output.mkdir(parents=True, exist_ok=True)
     plot_class_histogram(dataset.class_counts(), config.output / "classes.png")
-    batch = next(iter(train_batches(dataset.source("train"), config.loader, seed=config.seed, processes=(0, 1))))
+    batches = train_batches(
+        dataset.source("train"),
+        config.loader,
+        seed=config.seed,
+        processes=(0, 1),
+        records=dataset.source("train", pictures=False),
+        pseudo=config.pseudo,
+    )
+    batch = next(iter(batches))
     count = min(16, len(batch["label"]))
-    warped = augment(jax.random.key(config.seed), jnp.asarray(batch["image"][:count]), config.augment)
-    images = np.asarray(warped).round().astype(np.uint8)
+    key = jax.random.key(config.seed)
+    pixels = degrade(key, augment(key, jnp.asarray(batch["image"][:count]), config.augment), config.degrade)
+    images = np.asarray(pixels).round().astype(np.uint8)
     plot_batch(images, batch["label"][:count].astype(np.int64), config.output / "batch.png")
 
 

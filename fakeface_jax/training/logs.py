@@ -16,8 +16,13 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-EPOCH_COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
-"""Columns of epochs.csv: losses in nats, accuracies in [0, 1], speed of the training part."""
+_COUNTS = ("epoch", "step", "self_blended", "up_sampled")
+EPOCH_COLUMNS = (
+    *("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "self_blended", "up_sampled"),
+    *("seconds", "images_per_second"),
+)
+"""Columns of epochs.csv: losses in nats, accuracies in [0, 1], training samples that were fakes made of real faces,
+speed of the training part."""
 
 
 class RunLogs:
@@ -88,5 +93,5 @@ class RunLogs:
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    # Whole numbers stay whole: a resumed run writes "2", not "2.0", into the column of epochs.
-    return {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}
+    # Whole numbers stay whole: a resumed run writes "2", not "2.0".
+    return {key: int(value) if key in _COUNTS else float(value) for key, value in row.items()}

@@ -1,6 +1,6 @@
 """The training loop: one linear story from configuration to best weights.
 
-Binary cross-entropy, Adam, early stopping and the best checkpoint both on the LOWEST validation loss. (The report's
+Early stopping and the best checkpoint go by the LOWEST validation loss. (The report's
 ModelCheckpoint watched val_loss with mode='max', which keeps the worst epoch.)
 
 The loop prints nothing: a `Reporter` hears what happens.
@@ -23,16 +23,19 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import optax
 from flax import nnx
 
 from fakeface_jax.data.dataset import Dataset, open_dataset
-from fakeface_jax.data.loader import evaluation_batches, steps_per_epoch, train_batches
+from fakeface_jax.data.loader import Batch, Chosen, evaluation_batches, steps_per_epoch, train_batches
+from fakeface_jax.data.replay import newest, replay
 from fakeface_jax.errors import ConfigError, DataError, FakeFaceError
+from fakeface_jax.models import Network, build_network
+from fakeface_jax.models.starting_weights import start_from
 from fakeface_jax.training.checkpoints import Checkpoints
 from fakeface_jax.training.config import TrainConfig
 from fakeface_jax.training.logs import RunLogs
-from fakeface_jax.training.state import Layout, Network, TrainState, build_network, init_state
+from fakeface_jax.training.optimizer import make_optimizer
+from fakeface_jax.training.state import Layout, TrainState, init_state
 from fakeface_jax.training.step import make_eval_step, make_train_step
 
 FLUSH_EVERY = 10
@@ -84,7 +87,7 @@ class TrainResult:
 
     Attributes:
         network: what was trained.
-        params: the weights with the lowest validation loss.
+        weights: (params, stats) with the lowest validation loss.
         dataset: what it was trained on.
         epochs: rows of epochs.csv.
         best_epoch: counted from 1.
@@ -92,7 +95,7 @@ class TrainResult:
     """
 
     network: Network
-    params: nnx.State
+    weights: tuple[nnx.State, nnx.State]
     dataset: Dataset
     epochs: list[dict[str, float]]
     best_epoch: int
@@ -108,6 +111,8 @@ class _Memory:
     loss_sum: float = 0.0
     correct: int = 0
     count: int = 0
+    self_blended: int = 0
+    up_sampled: int = 0
     train_seconds: float = 0.0
     best_val_loss: float = math.inf
     best_epoch: int = 0
@@ -196,7 +201,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
             checkpoints.wait()
             return TrainResult(
                 network=run.network,
-                params=checkpoints.restore_best(like=state.params),
+                weights=checkpoints.restore_best(like=state.weights),
                 dataset=dataset,
                 epochs=logs.epochs,
                 best_epoch=memory.best_epoch,
@@ -219,8 +224,8 @@ def dry_run(config: TrainConfig) -> str:
     seconds = time.perf_counter() - started
     if not math.isfinite(loss):
         raise Diverged(f"the loss of the first step is {loss}")
-    held_out = next(evaluation_batches(run.dataset.source("validation"), config.loader.batch_size))
-    run.eval_step(state.params, run.layout.split(held_out))
+    held_out = next(_validation_batches(run, config))
+    run.eval_step(state.weights, run.layout.split(held_out))
     return (
         f"{_describe(config, run, 0)}\nfirst step: loss {loss:.4f}, {seconds:.1f} s with compilation; nothing written"
     )
@@ -244,20 +249,39 @@ def _set_up(config: TrainConfig) -> _Run:
     dataset = open_dataset(config.data)
     for split in ("train", "validation"):
         dataset.source(split, pictures=False)
-    source = dataset.source("train")
-    network, params = build_network(
-        {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype}, seed=config.seed
-    )
+    source, records = dataset.source("train"), dataset.source("train", pictures=False)
+    settings = {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype, **config.network.settings()}
+    network = build_network(settings, seed=config.seed)
+    if config.init_from is not None:
+        network = start_from(network, config.init_from)
     layout = Layout.over_local_devices(config.loader.batch_size)
-    optimizer = optax.adam(config.learning_rate)
+    loader = config.loader
+    if config.new_share is None:
+        steps = steps_per_epoch(source, loader, records=records)
+    else:
+        drawn = replay(
+            records,
+            newest(dataset, "train"),
+            loader,
+            share=config.new_share,
+            epochs=config.epochs,
+            seed=config.seed,
+            pseudo=config.pseudo,
+        )
+        steps, loader = drawn.steps, dataclasses.replace(loader, balance="none", leave_out=())
+        source, records = Chosen(source, drawn.rows), Chosen(records, drawn.rows)
+    optimizer = make_optimizer(
+        config.optimizer, network, steps=steps * config.epochs, frozen_stages=config.network.frozen_stages
+    )
+    state = init_state(network, optimizer, average=config.optimizer.average is not None)
     return _Run(
         dataset=dataset,
         layout=layout,
-        steps=steps_per_epoch(source, config.loader),
+        steps=steps,
         network=network,
-        state=layout.replicate(init_state(params, optimizer)),
-        batches=train_batches(source, config.loader, seed=config.seed),
-        train_step=make_train_step(network, optimizer, config.augment, seed=config.seed),
+        state=layout.replicate(state),
+        batches=train_batches(source, loader, seed=config.seed, records=records, pseudo=config.pseudo),
+        train_step=make_train_step(network, optimizer, config),
         eval_step=make_eval_step(network),
     )
 
@@ -310,14 +334,25 @@ def _flush(pending: list[tuple[int, Any]], memory: _Memory, logs: RunLogs) -> No
             raise Diverged(f"the loss of step {step} is {metrics['loss']}; {_DIVERGED_REMEDY}")
         memory.loss_sum += float(metrics["loss"]) * int(metrics["count"])
         memory.correct += int(metrics["correct"])
-        memory.count += int(metrics["count"])
+        for name in ("count", "self_blended", "up_sampled"):
+            setattr(memory, name, getattr(memory, name) + int(metrics[name]))
     logs.steps((step, float(metrics["loss"])) for step, metrics in fetched)
+
+
+def _validation_batches(run: _Run, config: TrainConfig) -> Iterator[Batch]:
+    """What is left out of training has no say in which weights are kept either."""
+    return evaluation_batches(
+        run.dataset.source("validation"),
+        config.loader.batch_size,
+        leave_out=config.loader.leave_out,
+        records=run.dataset.source("validation", pictures=False),
+    )
 
 
 def _evaluate(run: _Run, state: TrainState, config: TrainConfig) -> dict[str, float]:
     sums = {"loss": 0.0, "correct": 0.0, "count": 0.0}
-    for batch in evaluation_batches(run.dataset.source("validation"), config.loader.batch_size):
-        _, metrics = run.eval_step(state.params, run.layout.split(batch))
+    for batch in _validation_batches(run, config):
+        _, metrics = run.eval_step(state.weights, run.layout.split(batch))
         for name in sums:
             sums[name] += float(metrics[name])
     return {"val_loss": sums["loss"] / sums["count"], "val_accuracy": sums["correct"] / sums["count"]}
@@ -330,6 +365,8 @@ def _epoch_row(memory: _Memory, step: int, validation: dict[str, float]) -> dict
         "loss": memory.loss_sum / memory.count,
         "accuracy": memory.correct / memory.count,
         **validation,
+        "self_blended": memory.self_blended,
+        "up_sampled": memory.up_sampled,
         "seconds": round(memory.train_seconds, 3),
         "images_per_second": round(memory.count / memory.train_seconds, 2),
     }

@@ -1,14 +1,13 @@
 """What a run carries from step to step, and how it lies on the devices.
 
 Example:
-    >>> network, params = build_network({"name": "report"}, seed=0)
-    >>> state = init_state(params, optimizer)
+    >>> state = init_state(build_network({"name": "report"}, seed=0), optimizer)
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,53 +18,47 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.models import create_model
+from fakeface_jax.models import Network
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Step counter, weights and the optimiser's memory: one pytree.
+    """Step counter, weights, statistics and the optimiser's memory: one pytree.
 
     JAX and Orbax also make it of placeholders and of shapes, so the types hold for states that a step takes.
+
+    Attributes:
+        step: updates so far.
+        params: what the optimiser moves.
+        stats: running statistics of normalisation.
+        average: exponential moving average of (params, stats), or None where the run keeps none.
+        opt_state: the optimiser's memory.
     """
 
     step: jax.Array | Any
     params: nnx.State | Any
+    stats: nnx.State | Any
+    average: tuple[nnx.State, nnx.State] | Any
     opt_state: optax.OptState | Any
 
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network taken apart once, so that no step walks its Python objects.
-
-    Attributes:
-        apply: (params, float pixels) -> logits.
-        config: what `create_model` made it from.
-        summary: its layers and parameters as a table.
-    """
-
-    apply: Callable[[nnx.State, Any], jax.Array]
-    config: Mapping[str, Any]
-    summary: str
+    @property
+    def weights(self) -> tuple[nnx.State, nnx.State]:
+        """The (params, stats) that are validated, kept and shipped: the average where there is one."""
+        return (self.params, self.stats) if self.average is None else self.average
 
 
-def build_network(config: Mapping[str, Any], *, seed: int) -> tuple[Network, nnx.State]:
-    """A network and its fresh weights."""
-    model = create_model(config, nnx.Rngs(seed))
-    summary = model.summary()
-    graph, *parts = nnx.split(model, nnx.Param, ...)
-    params, rest = parts
-
-    def apply(params: nnx.State, pixels: Any) -> jax.Array:
-        return nnx.merge(graph, params, rest)(pixels)
-
-    return Network(apply=apply, config=config, summary=summary), params
-
-
-def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(network: Network, optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
     """The state before the first step."""
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+    # Copies: a step gives the memory of its state away, and no two of its arrays may share one.
+    mean = jax.tree.map(jnp.array, (network.params, network.stats)) if average else None
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=network.params,
+        stats=network.stats,
+        average=mean,
+        opt_state=optimizer.init(network.params),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,249 @@
+"""EfficientNet-Lite 0, 1 and 2: the EfficientNet of Tan and Le (2019) without squeeze-and-excitation, with ReLU6.
+
+About 3.4, 4.2 and 4.9 million parameters without ImageNet's classifier. Fully convolutional, so any input size works;
+padding is TensorFlow's `SAME`, as in the published weights (`fakeface_jax/models/imagenet.py` reads them).
+
+Example:
+    >>> model = EfficientNetLite(rngs=nnx.Rngs(0), variant=0, size=160)
+    >>> model(jnp.zeros((1, 160, 160, 3))).shape
+    (1,)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from fakeface_jax.errors import ConfigError
+from fakeface_jax.models.depthwise import channel_moments, depthwise_conv, scale_channels
+from fakeface_jax.models.layers import pointwise_conv, stem_conv
+
+EPSILON = 1e-3
+"""Added to variances, as in the published weights."""
+
+MOMENTUM = 0.98
+"""Of the running statistics. TensorFlow's 0.99 suits runs of 100,000 steps; fine-tuning takes some thousands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+    repeats: int
+
+
+_STAGES = (
+    _Stage(3, 1, 1, 16, 1),
+    _Stage(3, 2, 6, 24, 2),
+    _Stage(5, 2, 6, 40, 2),
+    _Stage(3, 2, 6, 80, 3),
+    _Stage(5, 1, 6, 112, 3),
+    _Stage(5, 2, 6, 192, 4),
+    _Stage(3, 1, 6, 320, 1),
+)
+_STEM, _HEAD = 32, 1280
+_SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
+"""Width and depth factors of the variants."""
+
+STAGES = len(_STAGES) + 2
+"""Stem, seven stages of blocks, head: what can be frozen from the input on."""
+
+
+def _channels(count: int, width: float) -> int:
+    rounded = max(8, int(count * width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * count * width else rounded
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation (Ioffe and Szegedy, 2015) with running statistics.
+
+    Args:
+        channels: of its input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: Float[Array, "n h w c"], *, use_batch: bool) -> Float[Array, "n h w c"]:
+        """Normalised by the batch's statistics, which then move the running ones, or by the running ones."""
+        if use_batch:
+            mean, var = channel_moments(x.astype(jnp.float32))
+            self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(mean)
+            self.var[...] = MOMENTUM * self.var[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(var)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        scale = self.scale[...] * jax.lax.rsqrt(var + EPSILON)
+        shift = self.bias[...] - mean * scale
+        return scale_channels(x, scale.astype(x.dtype), shift.astype(x.dtype))
+
+
+class _Block(nnx.Module):
+    """Inverted residual (Sandler et al., 2018): expand, depthwise, project; the input is added where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stage: _Stage, stride: int, rngs: nnx.Rngs) -> None:
+        inner = inputs * stage.expansion
+        self.stride = stride
+        self.residual = stride == 1 and inputs == outputs
+        self.expand = nnx.Param(_pointwise_init(rngs, inputs, inner)) if stage.expansion != 1 else None
+        self.expand_norm = BatchNorm(inner) if stage.expansion != 1 else None
+        fan = math.sqrt(2.0 / stage.kernel**2)
+        self.depthwise = nnx.Param(fan * jax.random.normal(rngs.params(), (stage.kernel, stage.kernel, inner)))
+        self.depthwise_norm = BatchNorm(inner)
+        self.project = nnx.Param(_pointwise_init(rngs, inner, outputs))
+        self.project_norm = BatchNorm(outputs)
+
+    def __call__(self, x: jax.Array, *, use_batch: bool, keep: jax.Array | None) -> jax.Array:
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y = _relu6(self.expand_norm(pointwise_conv(y, self.expand[...].astype(y.dtype)), use_batch=use_batch))
+        y = depthwise_conv(y, self.depthwise[...].astype(y.dtype), self.stride)
+        y = _relu6(self.depthwise_norm(y, use_batch=use_batch))
+        y = self.project_norm(pointwise_conv(y, self.project[...].astype(y.dtype)), use_batch=use_batch)
+        if not self.residual:
+            return y
+        return x + (y if keep is None else y * keep[:, None, None, None].astype(y.dtype))
+
+
+class EfficientNetLite(nnx.Module):
+    """The network with one logit.
+
+    Args:
+        rngs: where the initial weights come from.
+        variant: 0, 1 or 2.
+        size: side of the input in pixels, for the summary and for those who cut crops.
+        dtype: of the computation, `float32` or `bfloat16`; weights, statistics and logits stay float32.
+        dropout: share of the pooled features that training drops.
+        drop_path: share of residual branches that training drops in the last block, rising linearly from none in the
+            first: stochastic depth (Huang et al., 2016).
+        frozen_stages: so many stages, from the input on, keep their weights and statistics while training.
+        running_statistics: training too normalises by the running statistics, and leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        rngs: nnx.Rngs,
+        variant: int = 0,
+        size: int = 224,
+        dtype: str = "float32",
+        dropout: float = 0.2,
+        drop_path: float = 0.1,
+        frozen_stages: int = 0,
+        running_statistics: bool = False,
+    ) -> None:
+        if variant not in _SCALES:
+            raise ConfigError(f"EfficientNet-Lite {variant} is not known; there are 0, 1 and 2")
+        if dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype {dtype!r} is neither float32 nor bfloat16")
+        if size < 32:
+            raise ConfigError(f"EfficientNet-Lite needs an input of at least 32 pixels, not {size}")
+        if not (0 <= dropout < 1 and 0 <= drop_path < 1):
+            raise ConfigError(f"dropout {dropout} and drop_path {drop_path} must be shares in [0, 1)")
+        if not 0 <= frozen_stages < STAGES:
+            raise ConfigError(
+                f"frozen_stages {frozen_stages} is not between 0 and {STAGES - 1}; the head always trains"
+            )
+        self.size, self.dtype = size, jnp.dtype(dtype)
+        self.dropout, self.drop_path = dropout, drop_path
+        self.frozen_stages, self.running_statistics = frozen_stages, running_statistics
+        width, depth = _SCALES[variant]
+        self.stem = nnx.Param(math.sqrt(2.0 / 27) * jax.random.normal(rngs.params(), (3, 3, 3, _STEM)))
+        self.stem_norm = BatchNorm(_STEM)
+        self.stages: nnx.List[nnx.List[_Block]] = nnx.List()
+        inputs = _STEM
+        for index, stage in enumerate(_STAGES):
+            # Lite variants scale neither the stem, nor the head, nor the depth of the first and the last stage.
+            repeats = stage.repeats if index in (0, len(_STAGES) - 1) else math.ceil(stage.repeats * depth)
+            outputs = _channels(stage.channels, width)
+            blocks: nnx.List[_Block] = nnx.List()
+            for number in range(repeats):
+                blocks.append(_Block(inputs, outputs, stage, stage.stride if number == 0 else 1, rngs))
+                inputs = outputs
+            self.stages.append(blocks)
+        self.head = nnx.Param(_pointwise_init(rngs, inputs, _HEAD))
+        self.head_norm = BatchNorm(_HEAD)
+        # Small, so that fine-tuning starts from an undecided classifier instead of unlearning a random one.
+        self.classifier = nnx.Linear(_HEAD, 1, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
+
+    def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
+        """Logits of normalised pixels; positive means fake.
+
+        Args:
+            key: randomness of a training step; None outside training: running statistics, nothing dropped.
+        """
+        features = self.features(pixels, key=key)
+        if key is not None and self.dropout:
+            kept = jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - self.dropout, features.shape)
+            features = features * kept / (1 - self.dropout)
+        return (features @ self.classifier.kernel[...] + self._classifier_bias())[:, 0]
+
+    def features(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, "n f"]:
+        """What the classifier sees: 1,280 averages over the picture, float32."""
+        x = stem_conv(pixels.astype(self.dtype), self.stem[...].astype(self.dtype))
+        x = _relu6(self.stem_norm(x, use_batch=self._use_batch(0, key)))
+        last = sum(len(blocks) for blocks in self.stages) - 1
+        number = 0
+        for index, blocks in enumerate(self.stages, 1):
+            for block in blocks:
+                keep = self._kept_paths(key, number, number / last, len(pixels)) if block.residual else None
+                x = block(x, use_batch=self._use_batch(index, key), keep=keep)
+                number += 1
+        x = pointwise_conv(x, self.head[...].astype(self.dtype))
+        x = _relu6(self.head_norm(x, use_batch=self._use_batch(STAGES - 1, key)))
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+    @staticmethod
+    def stage_of(path: tuple[Any, ...]) -> int:
+        """The stage, 0 to `STAGES` - 1, that a parameter belongs to, by its path."""
+        if path[0] in ("stem", "stem_norm"):
+            return 0
+        return int(path[1]) + 1 if path[0] == "stages" else STAGES - 1
+
+    def summary(self) -> str:
+        """A table of stages: output shape, blocks, parameters."""
+        state = nnx.to_flat_state(nnx.state(self, nnx.Param))
+        counts = [0] * STAGES
+        for path, leaf in state:
+            counts[self.stage_of(path)] += leaf[...].size
+        names = ["stem", *(f"stage {n} ({len(blocks)} blocks)" for n, blocks in enumerate(self.stages, 1)), "head"]
+        side, channels = -(-self.size // 2), [_STEM, *(blocks[-1].project.shape[1] for blocks in self.stages), _HEAD]
+        lines = [f"{'Stage':<34}{'Output shape':<26}{'Parameters':>12}", "-" * 72]
+        for index, (name, count) in enumerate(zip(names, counts, strict=True)):
+            if 0 < index < STAGES - 1:
+                side = -(-side // _STAGES[index - 1].stride)
+            frozen = ", frozen" if index < self.frozen_stages else ""
+            lines.append(f"{name + frozen:<34}{f'(None, {side}, {side}, {channels[index]})':<26}{count:>12,}")
+        lines += ["-" * 72, f"Total parameters: {sum(counts):,}"]
+        return "\n".join(lines)
+
+    def _use_batch(self, stage: int, key: jax.Array | None) -> bool:
+        return key is not None and not self.running_statistics and stage >= self.frozen_stages
+
+    def _kept_paths(self, key: jax.Array | None, number: int, depth: float, count: int) -> jax.Array | None:
+        rate = self.drop_path * depth
+        if key is None or rate == 0:
+            return None
+        return jax.random.bernoulli(jax.random.fold_in(key, number + 1), 1 - rate, (count,)) / (1 - rate)
+
+    def _classifier_bias(self) -> jax.Array:
+        assert self.classifier.bias is not None  # Flax makes it optional
+        return self.classifier.bias[...]
+
+
+def _relu6(x: jax.Array) -> jax.Array:
+    return jnp.clip(x, 0, 6)
+
+
+def _pointwise_init(rngs: nnx.Rngs, inputs: int, outputs: int) -> jax.Array:
+    return math.sqrt(2.0 / outputs) * jax.random.normal(rngs.params(), (inputs, outputs))

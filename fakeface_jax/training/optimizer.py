@@ -1,0 +1,66 @@
+"""The optimiser of a run: Adam or AdamW, a schedule, layer-wise learning rates, frozen stages.
+
+Example:
+    >>> optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, schedule="cosine"), network, steps=10_000)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from fakeface_jax.models import Network
+from fakeface_jax.training.config import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The rate of each step of a run of `steps`: a linear warm-up, then constant or a cosine that ends at zero."""
+    warmup = round(config.warmup * steps)
+    if config.schedule == "cosine":
+        # Loshchilov and Hutter, 2017. A warm-up of no step would divide by it.
+        return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    constant = optax.constant_schedule(config.learning_rate)
+    if not warmup:
+        return constant
+    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), constant], [warmup])
+
+
+def make_optimizer(
+    config: OptimizerConfig, network: Network, *, steps: int, frozen_stages: int = 0
+) -> optax.GradientTransformation:
+    """The update rule of a run.
+
+    Args:
+        network: whose weights it moves; `stage_of` orders them.
+        steps: of the whole run, for the schedule.
+        frozen_stages: so many stages, from the input on, stay as they are.
+    """
+    flat = nnx.to_flat_state(network.params)
+    stages = [network.stage_of(path) for path, _ in flat]
+    last = max(stages)
+
+    def tree(values: list[Any]) -> Any:
+        """One value per weight, in the place of the weight's array."""
+        return jax.tree.unflatten(jax.tree.structure(network.params), values)
+
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts += [optax.scale_by_adam()]
+    if config.weight_decay:
+        parts += [optax.add_decayed_weights(config.weight_decay, mask=_decays)]
+    moved = optax.chain(*parts)
+    if frozen_stages:
+        kinds = tree(["frozen" if stage < frozen_stages else "moved" for stage in stages])
+        moved = optax.partition({"moved": moved, "frozen": optax.set_to_zero()}, kinds)
+    chain = [moved]
+    if config.layer_decay != 1.0:
+        factors = tree([config.layer_decay ** (last - stage) for stage in stages])
+        chain += [optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))]
+    return optax.chain(*chain, optax.scale_by_learning_rate(learning_rate(config, steps)))
+
+
+def _decays(params: Any) -> Any:
+    """Weights that are products with their input decay; scales, shifts and biases, of one axis, do not."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

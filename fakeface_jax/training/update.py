@@ -1,0 +1,252 @@
+"""Keeping up with new fakes: a bundle is trained on with new samples and old ones beside each other, and is refused
+where it got worse on what it knew.
+
+The new source is merged so that nothing of it copies a picture that is held out (`data.extension`), cut as the old data
+were, and trained on with replay (`data.replay`). The epoch is chosen by the validation loss over old and new,
+probabilities and thresholds by their calibration splits. Old and new bundle are then compared on their test splits.
+Nothing is chosen by that comparison but whether the bundle is written at all: who tries settings until it passes
+has chosen by the test split, and its figures then flatter.
+
+Example:
+    >>> done = update(UpdateConfig(new="folder:new-fakes", data=(Path("data"),), output=Path("runs/update")), reporter)
+    >>> print(done.comparison.table(), done.losses)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fakeface_jax.bundle import Bundle, load_bundle, save_bundle
+from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.data.config import AugmentConfig, DegradeConfig, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.dataset import Dataset, build_dataset, join_datasets, open_dataset
+from fakeface_jax.data.extension import extend
+from fakeface_jax.data.manifest import Manifest, load_manifest, merge
+from fakeface_jax.errors import BundleError, ConfigError, DataError
+from fakeface_jax.evaluation.comparison import Comparison, compare
+from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.metrics import Estimate
+from fakeface_jax.evaluation.paired import Scored
+from fakeface_jax.evaluation.protocols import left_out
+from fakeface_jax.outputs import make_directory, whole_file
+from fakeface_jax.training.card import model_card
+from fakeface_jax.training.config import NetworkConfig, OptimizerConfig, TrainConfig, UpdateConfig
+from fakeface_jax.training.finish import finish
+from fakeface_jax.training.loop import Reporter, train
+
+MANIFEST = "manifest.parquet"
+"""In the run directory: old and new rows, what the next update takes."""
+
+NEW_MANIFEST = "new.parquet"
+DATA = "data"
+TRAINING = "training"
+"""In the run directory: the run of `train`, whose `bundle` is the candidate."""
+
+TEST_SPLIT = "test"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateResult:
+    """How an update ended.
+
+    Attributes:
+        candidate: the new model, calibrated; in `training/bundle` whether it was accepted or not.
+        comparison: old against new bundle on the test splits of old and new data.
+        losses: sources that lost more than allowed; empty where it was accepted.
+        bundle: what was accepted, in `bundle`; None where it was refused.
+    """
+
+    candidate: Bundle
+    comparison: Comparison
+    losses: Mapping[str, Estimate]
+    bundle: Bundle | None
+
+
+def update(
+    config: UpdateConfig,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    placed: Callable[[Manifest], None] | None = None,
+) -> UpdateResult:
+    """Trains a bundle on with new and old samples, calibrates, compares, and writes it unless it lost too much.
+
+    The run directory gets `new.parquet` and `manifest.parquet` (new rows; old and new), `data` (crops of the new
+    source), `training` (as `train` and `finish` leave it), `comparison.json` and, if accepted, `bundle`.
+
+    Args:
+        config: of the update.
+        reporter: hears how the training goes.
+        resume: go on where an update in the same directory stopped, or judge it by another `max_loss`.
+        progress: called with (new pictures read, new pictures in all).
+        placed: called with the new rows once they have groups and splits.
+
+    Raises:
+        ConfigError: settings, bundle, manifest and data that do not fit each other.
+        DataError: a source that cannot be read, or too few new pictures to train and test on.
+        BundleError: `bundle` cannot be read, or has no weights that training can go on from.
+        Interrupted, Diverged: as `train`.
+    """
+    old = load_bundle(config.bundle)
+    if (config.output / "bundle").exists():
+        raise ConfigError(f"{config.output}: holds a finished update; name another directory")
+    before = join_datasets([open_dataset(path) for path in config.data])
+    _check_fits(old, before)
+    known = load_manifest(_manifest_path(config))
+    _check_known(known, before, config)
+    fresh = extend(known, merge([config.new], progress=progress))
+    if placed is not None:
+        placed(fresh)
+    _check_enough(fresh, config.new)
+    make_directory(config.output)
+    fresh.save(config.output / NEW_MANIFEST)
+    Manifest(known.rows + fresh.rows).save(config.output / MANIFEST)
+    added = build_dataset(
+        config.output / NEW_MANIFEST,
+        config.output / DATA,
+        before.crop,
+        whole_images=before.whole_images,
+        detector=before.detector,
+    )
+    _check_cut(added, config.new)
+    settings = training_config(config, old, added.path)
+    candidate = finish(train(settings, reporter, resume=resume), settings)
+    everything = open_dataset(settings.data)
+    comparison = compare(
+        _scored("old", old, everything), _scored("new", candidate, everything), resamples=config.resamples
+    )
+    losses = comparison.losses(config.max_loss)
+    _write_comparison(config.output / "comparison.json", config, comparison, losses)
+    bundle = None if losses else _accept(config, old, candidate, comparison)
+    return UpdateResult(candidate=candidate, comparison=comparison, losses=losses, bundle=bundle)
+
+
+def training_config(config: UpdateConfig, bundle: Bundle, new_data: Path) -> TrainConfig:
+    """The training that an update is: the bundle's own augmentation and network, a low learning rate, replay.
+
+    Args:
+        config: of the update.
+        bundle: what is trained on.
+        new_data: crops of the new source.
+    """
+    spec = bundle.spec
+    before = spec.provenance.get("config", {})
+    network = {key: spec.model[key] for key in _names(NetworkConfig) if key in spec.model}
+    balance = before.get("loader", {}).get("balance", "none")
+    return TrainConfig(
+        data=(*config.data, new_data),
+        output=config.output / TRAINING,
+        model=str(spec.model["name"]),
+        init_from=str(bundle.path),
+        epochs=config.epochs,
+        patience=config.epochs,  # few as they are, and the rate falls to zero by the last
+        seed=config.seed,
+        dtype=spec.model.get("dtype", "float32"),
+        network=NetworkConfig(**network),
+        optimizer=OptimizerConfig(learning_rate=config.learning_rate, schedule="cosine", warmup=0.1, clip_norm=1.0),
+        loader=LoaderConfig(batch_size=config.batch_size, balance=balance, leave_out=left_out(spec)),
+        augment=_as_before(AugmentConfig, before.get("augment"), bundle),
+        degrade=_as_before(DegradeConfig, before.get("degrade", _NO_DEGRADATION), bundle),
+        pseudo=_as_before(PseudoFakeConfig, before.get("pseudo"), bundle),
+        new_share=config.share,
+    )
+
+
+_NO_DEGRADATION = dict.fromkeys(("colour", "blur", "noise", "scale", "jpeg", "erase"), 0.0)
+"""What bundles of before degradations were trained with."""
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _as_before[T](kind: type[T], stored: Mapping[str, Any] | None, bundle: Bundle) -> T:
+    try:
+        return kind(**(stored or {}))
+    except TypeError as error:
+        raise BundleError(
+            f"{bundle.path}: was trained with settings that this release does not know: {error}"
+        ) from error
+
+
+def _check_fits(bundle: Bundle, data: Dataset) -> None:
+    if data.crop != bundle.spec.crop:
+        raise ConfigError(
+            f"{data.path} holds crops {data.crop}, the bundle takes {bundle.spec.crop}; name the data it was trained on"
+        )
+    for split in ("train", "validation", "calibration", TEST_SPLIT):
+        if split not in data.sizes:
+            raise DataError(f"{data.path}: has no {split} split, which an update needs; build the data with all splits")
+
+
+def _manifest_path(config: UpdateConfig) -> Path:
+    """The one that is named, or the nearest beside or above the newest crops."""
+    if config.manifest is not None:
+        return config.manifest
+    newest = config.data[-1].resolve()
+    for folder in (newest, *list(newest.parents)[:4]):
+        if (folder / MANIFEST).is_file():
+            return folder / MANIFEST
+    raise ConfigError(f"{config.data[-1]}: no {MANIFEST} beside it; name what the data were built from with --manifest")
+
+
+def _check_known(manifest: Manifest, data: Dataset, config: UpdateConfig) -> None:
+    """A manifest of other data would let copies of test pictures into training."""
+    splits = {row.id: row.split for row in manifest.used()}
+    for split in data.sizes:
+        for record in data.source(split, pictures=False):
+            name = record["id"].decode() if isinstance(record["id"], bytes) else str(record["id"])
+            if splits.get(name) != split:
+                raise ConfigError(
+                    f"{_manifest_path(config)}: does not list {name} in the {split} split, where {data.path} has it; "
+                    "name the manifest that the data were built from"
+                )
+
+
+def _check_enough(fresh: Manifest, new: str) -> None:
+    for split in ("train", TEST_SPLIT):
+        if not fresh.used(split):
+            reasons = sorted({row.left_out.split(":")[0] for row in fresh.left_out()})
+            left = f" ({len(fresh.left_out())} left out: {', '.join(reasons)})" if reasons else ""
+            raise DataError(f"{new}: no picture of it is in the {split} split{left}; an update needs more pictures")
+
+
+def _check_cut(added: Dataset, new: str) -> None:
+    for split in ("train", TEST_SPLIT):
+        if split not in added.sizes:
+            raise DataError(f"{new}: no face was found in its {split} pictures; give more, or larger ones")
+
+
+def _scored(name: str, bundle: Bundle, data: Dataset) -> Scored:
+    predictions = predict(FaceClassifier(bundle), data, TEST_SPLIT)
+    spec = bundle.spec
+    return Scored(
+        name=f"{name} {bundle.id[:12]}", predictions=predictions, calibration=spec.calibration, bands=spec.bands
+    )
+
+
+def _write_comparison(
+    path: Path, config: UpdateConfig, comparison: Comparison, losses: Mapping[str, Estimate]
+) -> None:
+    document = {
+        "max_loss": config.max_loss,
+        "losses": {source: dataclasses.asdict(loss) for source, loss in losses.items()},
+        **comparison.to_dict(),
+    }
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _accept(config: UpdateConfig, old: Bundle, candidate: Bundle, comparison: Comparison) -> Bundle:
+    """The candidate under the run's name, with where it comes from."""
+    update = {"from": {"name": old.spec.name, "id": old.id}, "new": config.new, "max_loss": config.max_loss}
+    earlier: Sequence[Any] = old.spec.provenance.get("updates", ())
+    provenance = {**candidate.spec.provenance, "updates": [*earlier, update]}
+    spec = dataclasses.replace(candidate.spec, name=config.output.resolve().name, provenance=provenance)
+    table = f"{comparison.result.caption}\n\n{comparison.table()}"
+    return save_bundle(config.output / "bundle", spec, candidate.weights, card=model_card(spec, table=table))
