@@ -13,7 +13,8 @@ TUNED := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.mal
 DATA ?= ../shared/data
 RUNS := runs
 
-.PHONY: help setup demo test test-long lint format types data train-report evaluate-report score-clips \
+.PHONY: help setup demo test test-long test-parity lint format types data data-report train evaluate \
+        leave-one-source-out train-report evaluate-report score-clips \
         peers compare-keras compare-detectors benchmark-training clean
 
 help:  ## this list
@@ -39,6 +40,10 @@ test: setup  ## all tests but the long ones
 test-long: setup  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m long -q
 
+test-parity: setup  ## networks against PyTorch and transformers, which are large and installed for this alone
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	@$(BIN)/python -m pytest -q tests/test_starting_weights.py tests/test_torch_files.py tests/test_vit.py
+
 lint: setup  ## style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -55,15 +60,41 @@ $(RUNS)/manifest.parquet: | setup
 	  csv:$(DATA)/faces.csv@dfdc,hardfake,oldgan --train-only hardfake oldgan --output $@
 	$(BIN)/fakeface data audit $@
 
-data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA
+data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA, at 160 pixels
+	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data --size 160
+
+data-report: $(RUNS)/manifest.parquet  ## the same at 150 pixels, for the report's network
 	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data
 
-train-report: data  ## train the model that ships into runs/report-cnn
+FACES := $(RUNS)/data/fake_faces/faces-160
+# The recipe of the model that ships. `fakeface train --help` says what each setting does, docs/training.md why.
+RECIPE := --model efficientnet_lite0 --init-from imagenet --frozen-stages 2 --learning-rate 1e-3 --schedule cosine \
+  --warmup 0.05 --weight-decay 0.02 --layer-decay 0.9 --average 0.995 --label-smoothing 0.02 --separate-classes \
+  --balance class --self-blended 0.1 --up-sampled 0.05 --rotation 10 --width-shift 0.05 --height-shift 0.05 \
+  --warped 0.5 --colour 0.3 --blur 0.15 --blur-sigma 1.5 --noise 0.1 --noise-sigma 6 --scale 0.2 --scale-least 0.5 \
+  --jpeg 0.3 --erase 0.1
+
+train: data  ## train the model that ships into runs/lite0
+	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/lite0 --epochs 7 $(RECIPE)
+
+evaluate: setup  ## the model that ships on the test split, into runs/lite0/test
+	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/lite0/test \
+	  --protocol within robustness reals-only face-size --baseline
+
+SOURCES := 140k ciplab dfdc
+$(SOURCES:%=$(RUNS)/loso-%/bundle): $(RUNS)/loso-%/bundle: | data
+	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/loso-$* --epochs 2 --leave-out $* $(RECIPE)
+
+leave-one-source-out: $(SOURCES:%=$(RUNS)/loso-%/bundle)  ## train once without each source, measure on it
+	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/loso --protocol leave-one-source-out --runs $(RUNS)
+
+train-report: data-report  ## train the report's network into runs/report-cnn
 	$(TUNED) $(BIN)/fakeface train --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn \
 	  --learning-rate 3e-4 --epochs 16
 
-evaluate-report: setup  ## the shipped model on the test split, into runs/report-cnn/test
-	$(BIN)/fakeface evaluate --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn/test
+evaluate-report: setup  ## the report's network as shipped, on the test split, into runs/report-cnn/test
+	$(BIN)/fakeface evaluate --bundle fakeface_jax/pretrained/report-cnn \
+	  --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn/test
 
 score-clips: setup  ## the shipped model on every labelled clip of DATA
 	$(BIN)/python scripts/score_clips.py $(DATA)/videos.csv
@@ -78,8 +109,8 @@ compare-detectors: setup  ## face detectors on DATA and on pictures without face
 
 peers: .venv-peers/ready  ## an environment of its own with Keras and TensorFlow
 
-compare-keras: data peers  ## the same recipe in Keras on the same split, into runs/keras
-	$(BIN)/python scripts/compare_keras.py --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/keras \
+compare-keras: data-report peers  ## the same recipe in Keras on the same split, into runs/keras
+	$(BIN)/python scripts/compare_keras.py --bundle fakeface_jax/pretrained/report-cnn --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/keras \
 	  --peer-python .venv-peers/bin/python --learning-rate 3e-4 --epochs 16
 
 benchmark-training: setup  ## training step: the CPU formulation against plain Flax

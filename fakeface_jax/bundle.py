@@ -35,8 +35,11 @@ WEIGHTS = "weights.safetensors"
 SPEC = "bundle.json"
 CARD = "README.md"
 
-DEFAULT_BUNDLE = Path(__file__).parent / "pretrained" / "report-cnn"
-"""The model that ships with the package."""
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Where the models that ship with the package are; each can be named without its path."""
+
+DEFAULT_BUNDLE = PRETRAINED / "report-cnn"
+"""The one that is used unless another is named."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,14 +190,18 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     """Reads and verifies a bundle.
 
     Args:
-        path: its directory; None for the model that ships.
+        path: its directory, or the name of a model that ships; None for the default one.
 
     Raises:
         BundleError: missing, damaged, or of a version this release cannot run.
     """
-    path = Path(path) if path is not None else DEFAULT_BUNDLE
+    path = _place(path)
     if not (path / SPEC).is_file():
-        raise BundleError(f"{path}: no bundle here ({SPEC} is missing); name a directory that holds one")
+        names = ", ".join(sorted(place.name for place in PRETRAINED.iterdir() if (place / SPEC).is_file()))
+        raise BundleError(
+            f"{path}: no bundle here ({SPEC} is missing); "
+            f"name a directory that holds one, or a model that ships: {names}"
+        )
     try:
         document = json.loads((path / SPEC).read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -225,6 +232,15 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     # Measuring a model does not make it another one: what reports quote is the same before and after.
     identity = _fingerprint({key: value for key, value in document.items() if key != "metrics"})
     return Bundle(spec=_parse_spec(document, path), weights=weights, id=identity, path=path)
+
+
+def _place(path: str | os.PathLike[str] | None) -> Path:
+    if path is None:
+        return DEFAULT_BUNDLE
+    path = Path(path)
+    # A directory of the user goes before a model of that name.
+    shipped = PRETRAINED / path
+    return shipped if not path.exists() and len(path.parts) == 1 and (shipped / SPEC).is_file() else path
 
 
 def _fingerprint(document: Mapping[str, Any]) -> str:

@@ -215,7 +215,7 @@ def other_version(bundle):
 
 
 MODELS = {
-    "unknown": (shutil.rmtree, "no bundle here (bundle.json is missing); name a directory that holds one"),
+    "unknown": (shutil.rmtree, "(bundle.json is missing); name a directory that holds one, or a model that ships: "),
     "no_weights": (lambda b: (b / "weights.safetensors").unlink(), "get it again"),
     "changed_weights": (lambda b: change_byte(b, "weights.safetensors"), "sha256 differs); get the bundle again"),
     "changed_settings": (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fakeface_jax import bundle as bundle_module
-from fakeface_jax.bundle import CARD, SPEC, WEIGHTS, BundleSpec, Normalization, load_bundle, save_bundle
+from fakeface_jax.bundle import CARD, PRETRAINED, SPEC, WEIGHTS, BundleSpec, Normalization, load_bundle, save_bundle
 from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands
 from fakeface_jax.errors import BundleError
 from fakeface_jax.faces import CropSpec
@@ -336,3 +336,12 @@ def test_measuring_a_model_does_not_change_its_id(tmp_path, tiny_bundle):
     assert saved.id == bundle.id
     other = dataclasses.replace(bundle.spec, name="other")
     assert save_bundle(tmp_path / "other", other, bundle.weights, card="card").id != bundle.id
+
+
+def test_models_that_ship_are_found_by_name_and_directories_go_first(tmp_path, monkeypatch):
+    assert load_bundle("report-cnn").path == PRETRAINED / "report-cnn"
+    monkeypatch.chdir(tmp_path)
+    own = save_few(tmp_path / "report-cnn")
+    assert load_bundle("report-cnn").id == own.id
+    with pytest.raises(BundleError, match=r"or a model that ships: .*report-cnn"):
+        load_bundle("no-such-model")

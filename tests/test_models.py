@@ -8,7 +8,7 @@ import scipy.signal
 from flax import nnx
 
 from fakeface_jax.errors import BundleError, ConfigError
-from fakeface_jax.models import NAMES, PIXEL_SCALING, apply_function, build_network, create_model, flatten_state
+from fakeface_jax.models import NAMES, apply_function, build_network, create_model, flatten_state, pixel_scaling
 
 REPORT_TABLE = [
     ("conv2d (Conv2D)", "(None, 148, 148, 32)", 896),
@@ -66,8 +66,16 @@ def report_network_in_scipy(weights, pixels):
 
 def test_every_model_says_how_it_takes_pixels():
     assert NAMES[0] == "report"
-    assert set(PIXEL_SCALING) == set(NAMES)
-    assert PIXEL_SCALING["report"] == (0.0, 1.0)  # in [0, 1], as the report trained it
+    assert pixel_scaling({"name": "report"}) == ((0.0,) * 3, (1.0,) * 3)  # in [0, 1], as the report trained it
+    mean, std = pixel_scaling({"name": "efficientnet_lite0"})
+    assert (np.array([0, 255]) / 255 - mean[0]) / std[0] == pytest.approx([-127 / 128, 1.0])
+    own = {"name": "report", "mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}
+    assert pixel_scaling(own) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    create_model(own | {"size": 32}, nnx.Rngs(0))  # what is done to pixels is no setting of the network
+    with pytest.raises(ConfigError, match="positive"):
+        pixel_scaling({"name": "report", "std": [1, 0, 1]})
+    with pytest.raises(ConfigError, match="three numbers"):
+        pixel_scaling({"name": "report", "mean": [0.5]})
 
 
 def test_summary_prints_the_reports_table(model):

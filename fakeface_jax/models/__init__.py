@@ -39,12 +39,35 @@ NAMES = tuple(_MODELS)
 INPUTS = ("rgb", "residual")
 """What a network can be given: the colours, or what a high-pass filter leaves of them."""
 
-PIXEL_SCALING: Mapping[str, tuple[float, float]] = {
-    "report": (0.0, 1.0),
-    # (value - 127) / 128, as the published weights were trained.
-    **dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"), (127 / 255, 128 / 255)),
-}
-"""Mean and standard deviation that pixels in [0, 1] are normalised by, the same for the three channels."""
+_NO_SETTINGS_OF_A_NETWORK = ("input", "mean", "std")
+
+
+Channels = tuple[float, float, float]
+"""One number per RGB channel."""
+
+
+def pixel_scaling(config: Mapping[str, Any]) -> tuple[Channels, Channels]:
+    """Mean and standard deviation that pixels in [0, 1] are normalised by, before training and in the bundle.
+
+    Args:
+        config: as `create_model` takes it; `mean` and `std` in it, of three channels, go before the network's own.
+
+    Raises:
+        ConfigError: a mean or deviation that is not three numbers, or a deviation that is not positive.
+    """
+    mean, std = (0.0, 1.0)
+    if str(config.get("name")).startswith("efficientnet_lite"):
+        # (value - 127) / 128, as the published weights were trained.
+        mean, std = 127 / 255, 128 / 255
+    try:
+        red, green, blue = map(float, config.get("mean", (mean,) * 3))
+        scales = (float(value) for value in config.get("std", (std,) * 3))
+        red_scale, green_scale, blue_scale = scales
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"mean and std of a network's pixels are three numbers each: {error}") from error
+    if min(red_scale, green_scale, blue_scale) <= 0:
+        raise ConfigError("the standard deviation of a network's pixels must be positive")
+    return (red, green, blue), (red_scale, green_scale, blue_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +97,8 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     """Makes a network with fresh weights.
 
     Args:
-        config: `name`, one of `NAMES`, and that network's settings; `input`, one of `INPUTS`, is no matter of the
-            network itself: `build_network` filters the pixels.
+        config: `name`, one of `NAMES`, and that network's settings. What is done to pixels before it is no matter of
+            the network itself: `input`, one of `INPUTS`, and `mean` and `std`, see `pixel_scaling`.
         rngs: where the initial weights come from.
 
     Raises:
@@ -85,8 +108,10 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in _MODELS:
         raise ConfigError(f"unknown model {name!r}; known: {', '.join(NAMES)}")
-    if settings.pop("input", INPUTS[0]) not in INPUTS:
+    if config.get("input", INPUTS[0]) not in INPUTS:
         raise ConfigError(f"unknown input {config['input']!r} of a network; known: {', '.join(INPUTS)}")
+    for key in _NO_SETTINGS_OF_A_NETWORK:
+        settings.pop(key, None)
     try:
         return _MODELS[name](rngs=rngs, **settings)
     except TypeError as error:

@@ -1,7 +1,7 @@
 """EfficientNet-Lite 0, 1 and 2: the EfficientNet of Tan and Le (2019) without squeeze-and-excitation, with ReLU6.
 
-About 3.4, 4.2 and 4.9 million parameters without ImageNet's classifier. Fully convolutional, so any input size works;
-padding is TensorFlow's `SAME`, as in the published weights (`fakeface_jax/models/imagenet.py` reads them).
+About 3.4, 4.1 and 4.8 million parameters without ImageNet's classifier. Fully convolutional, so any input size works;
+padding is TensorFlow's `SAME`, as in the published weights (`fakeface_jax/models/starting_weights.py` reads them).
 
 Example:
     >>> model = EfficientNetLite(rngs=nnx.Rngs(0), variant=0, size=160)

@@ -121,9 +121,13 @@ def efficientnet_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     blocks = _port_blocks(weights) if any(name.startswith("_blocks.") for name in weights) else _TIMM_BLOCKS
     found = {}
     for name, value in weights.items():
-        ours = _our_name(name, blocks, weights)
-        if ours is not None:
-            found[ours] = _our_axes(ours, np.asarray(value, np.float32))
+        try:
+            ours = _our_name(name, blocks, weights)
+            if ours is not None:
+                found[ours] = _our_axes(ours, np.asarray(value, np.float32))
+        except (IndexError, KeyError, ValueError):
+            # A name or a number of axes that only begins like one of theirs.
+            continue
     return found
 
 

@@ -1,8 +1,11 @@
 """Reads PyTorch's weight files without PyTorch, and without running what is in them.
 
-A .pth file is a pickle, and unpickling runs code. Here the unpickler knows nothing but ordered dictionaries, tensors
-and their storages; any other name in the file is refused. Both layouts are read: the zip archive of PyTorch 1.6 and
-later, and the stream of pickles before it. Views are copied out of their storages by size, stride and offset.
+A .pth file is a pickle, and unpickling runs code. So no unpickler is used: a few of the pickle machine's opcodes are
+carried out here, those that weights need, and they make numbers, texts, tuples, lists, dictionaries with texts as keys,
+and tensors. Anything else in the file is refused. Even Python's unpickler with a short list of allowed names would let
+a file change the classes it may name, never end (the hash of nested tuples), or crash. Time and memory are bounded by
+the file's size. Both layouts are read: the zip archive of PyTorch 1.6 and later, and the stream of pickles before it,
+as Python 3 wrote them.
 
 Example:
     >>> read_pth("efficientnet-lite0.pth")["_conv_stem.weight"].shape
@@ -11,15 +14,15 @@ Example:
 
 from __future__ import annotations
 
-import collections
 import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,17 +30,32 @@ from fakeface_jax.errors import BundleError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-_DTYPES = {
-    "FloatStorage": np.dtype("<f4"),
-    "DoubleStorage": np.dtype("<f8"),
-    "HalfStorage": np.dtype("<f2"),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
+_SHARING = 4
+"""Tensors may share storages, as tied weights do, but all together are at most so many times the file."""
+
+_OPCODES = 2_000_000
+"""At most so many in a pickle: a thousand tensors take some 40,000, and each may make an object of 64 bytes."""
+
+_AXES = 32
+"""At most so many per tensor."""
+
+_DTYPES: dict[str, np.dtype] = {
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
 }
+
+_DICTIONARY, _REBUILD = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
+
+
+class _Name(str):
+    """A class or a function that the file names: only ever its name."""
 
 
 class _Storage:
@@ -52,46 +70,33 @@ class _Tensor:
     """What `torch._utils._rebuild_tensor_v2` was called with."""
 
     def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
+        if not (isinstance(storage, _Storage) and isinstance(size, tuple) and isinstance(stride, tuple)):
+            raise pickle.UnpicklingError("a tensor has no storage or no shape")
+        numbers = (offset, *size, *stride)
+        sensible = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+        if len(size) != len(stride) or len(size) > _AXES or not sensible:
+            raise pickle.UnpicklingError("a tensor's shape does not make sense")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+
+    @property
+    def nbytes(self) -> int:
+        """Of the copy."""
+        return math.prod(self.size) * self.storage.dtype.itemsize
 
     def array(self) -> np.ndarray:
         """A copy of the values."""
-        if not isinstance(self.storage, _Storage) or self.storage.data is None:
-            raise pickle.UnpicklingError("a tensor has no storage")
-        shape, stride = tuple(map(int, self.size)), tuple(map(int, self.stride))
-        if len(shape) != len(stride) or min((self.offset, *shape, *stride), default=0) < 0:
-            raise pickle.UnpicklingError("a tensor's shape does not make sense")
-        last = self.offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        if math.prod(shape) == 0:
-            return np.empty(shape, self.storage.dtype)
-        # as_strided trusts what it is told, so nothing may reach beyond the storage.
-        if last >= len(self.storage.data):
+        data = self.storage.data
+        if data is None:
+            raise pickle.UnpicklingError("a tensor's storage is not in the file")
+        if math.prod(self.size) == 0:
+            return np.empty(self.size, data.dtype)
+        # as_strided trusts what it is told: nothing may reach beyond the storage, or repeat it without end.
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.size, self.stride, strict=True))
+        if last >= len(data) or math.prod(self.size) > len(data):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-        flat = self.storage.data[self.offset :]
-        steps = [step * flat.itemsize for step in stride]
-        return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False).copy()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and nothing that acts."""
-
-    def __init__(self, stream: io.BufferedIOBase, load: Callable[[Any], Any]) -> None:
-        super().__init__(stream, encoding="utf-8")
-        self._load = load
-
-    def find_class(self, module: str, name: str) -> Any:
-        known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-        }
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no tensor")
-        return known[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        return self._load(pid)
+        # The step of an axis of one entry is never taken, and may be any number.
+        steps = [step * data.itemsize if size > 1 else 0 for size, step in zip(self.size, self.stride, strict=True)]
+        return np.lib.stride_tricks.as_strided(data[self.offset :], self.size, steps, writeable=False).copy()
 
 
 def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -102,72 +107,213 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        state = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        size = path.stat().st_size
+        if not path.is_file():
+            raise pickle.UnpicklingError("it is no regular file")
+        state = _read_zip(path, size) if zipfile.is_zipfile(path) else _read_legacy(path, size)
         if not isinstance(state, dict):
-            raise pickle.UnpicklingError(f"it holds a {type(state).__name__}, not a state dictionary")
-        arrays = {}
+            raise pickle.UnpicklingError(f"it holds a {type(state).__name__.lstrip('_')}, not a state dictionary")
         for name, value in state.items():
-            if not isinstance(name, str) or not isinstance(value, _Tensor):
-                raise pickle.UnpicklingError(f"its entry {name!r} is no tensor")
-            array = value.array()
-            arrays[name] = array.astype(np.float32) if array.dtype.kind == "f" else array
-        return arrays
+            if not isinstance(value, _Tensor):
+                raise pickle.UnpicklingError(f"its entry {name[:80]!r} is no tensor")
+        if sum(value.nbytes for value in state.values()) > _SHARING * size:
+            raise pickle.UnpicklingError("its tensors are many times larger than the file")
+        arrays = {name: value.array() for name, value in state.items()}
+        return {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in arrays.items()}
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-    except Exception as error:  # a damaged pickle raises nearly anything
-        why = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # a damaged file raises nearly anything
+        why = " ".join(str(error).split())[:300] or type(error).__name__
         raise BundleError(
             f"{path}: cannot be read as PyTorch weights: {why}; only plain state dictionaries are"
         ) from error
 
 
-def _storage_of(pid: Any) -> tuple[_Storage, str]:
-    if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], np.dtype)):
-        raise pickle.UnpicklingError("it holds an unknown kind of reference")
-    return _Storage(pid[1], int(pid[4])), str(pid[2])
-
-
-def _read_legacy(path: Path) -> Any:
-    storages: dict[str, _Storage] = {}
-
-    def load(pid: Any) -> _Storage:
-        storage, key = _storage_of(pid)
-        if len(pid) > 5 and pid[5] is not None:
-            raise pickle.UnpicklingError("it holds views of storages, which PyTorch stopped writing in 2017")
-        return storages.setdefault(key, storage)
-
-    with path.open("rb") as file:
-        if _Unpickler(file, load).load() != _LEGACY_MAGIC:
-            raise pickle.UnpicklingError("it does not begin as one")
-        for _ in range(2):
-            _Unpickler(file, load).load()  # protocol version and byte order
-        state = _Unpickler(file, load).load()
-        for key in _Unpickler(file, load).load():
-            storage = storages[str(key)]
-            count = int.from_bytes(file.read(8), "little", signed=True)
-            data = file.read(count * storage.dtype.itemsize) if 0 <= count <= storage.count else b""
-            if count != storage.count or len(data) != count * storage.dtype.itemsize:
-                raise pickle.UnpicklingError("it ends too early")
-            storage.data = np.frombuffer(data, storage.dtype)
+def _read_legacy(path: Path, size: int) -> Any:
+    storages = _Storages(size, lambda key, storage: None)
+    # In memory, because a read from there is never asked for more than there is.
+    file = io.BytesIO(path.read_bytes())
+    if _run(file, storages.load) != _LEGACY_MAGIC:
+        raise pickle.UnpicklingError("it does not begin as one")
+    _run(file, storages.load)  # protocol version
+    _check_byte_order(_run(file, storages.load)["little_endian"] is True)
+    state = _run(file, storages.load)
+    for key in _run(file, storages.load):
+        storage = storages.named(key)
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        data = file.read(storage.count * storage.dtype.itemsize)
+        if count != storage.count or len(data) != count * storage.dtype.itemsize:
+            raise pickle.UnpicklingError("it ends too early")
+        storage.data = np.frombuffer(data, storage.dtype)
     return state
 
 
-def _read_zip(path: Path) -> Any:
+def _read_zip(path: Path, size: int) -> Any:
     with zipfile.ZipFile(path) as archive:
-        name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        members = {info.filename: info for info in archive.infolist()}
+        name = next((name for name in members if name.endswith("data.pkl")), None)
         if name is None:
             raise pickle.UnpicklingError("the archive holds no data.pkl")
         folder = name.removesuffix("data.pkl")
-        storages: dict[str, _Storage] = {}
 
-        def load(pid: Any) -> _Storage:
-            storage, key = _storage_of(pid)
-            if key not in storages:
-                data = archive.read(f"{folder}data/{key}")
-                if len(data) < storage.count * storage.dtype.itemsize:
-                    raise pickle.UnpicklingError("it ends too early")
-                storage.data = np.frombuffer(data, storage.dtype, storage.count)
-                storages[key] = storage
-            return storages[key]
+        def read(name: str) -> bytes:
+            info = members.get(name)
+            if info is None:
+                raise pickle.UnpicklingError("a part is missing")
+            # PyTorch never compresses, and what is not compressed cannot grow.
+            if info.compress_type != zipfile.ZIP_STORED or max(info.file_size, info.compress_size) > size:
+                raise pickle.UnpicklingError("the archive is compressed")
+            return archive.read(info)
 
-        return _Unpickler(io.BytesIO(archive.read(name)), load).load()
+        def fill(key: str, storage: _Storage) -> None:
+            data = read(f"{folder}data/{key}")
+            if len(data) < storage.count * storage.dtype.itemsize:
+                raise pickle.UnpicklingError("it ends too early")
+            storage.data = np.frombuffer(data, storage.dtype, storage.count)
+
+        if f"{folder}byteorder" in members:
+            _check_byte_order(read(f"{folder}byteorder") == b"little")
+        return _run(io.BytesIO(read(name)), _Storages(size, fill).load)
+
+
+def _check_byte_order(little: bool) -> None:
+    if not little:
+        raise pickle.UnpicklingError("it was written on a machine of the other byte order")
+
+
+class _Storages:
+    """The storages that a file's pickle refers to, by key; together no larger than the file."""
+
+    def __init__(self, size: int, fill: Callable[[str, _Storage], None]) -> None:
+        self._known: dict[str, _Storage] = {}
+        self._left, self._fill = size, fill
+
+    def load(self, reference: Any) -> _Storage:
+        if not (isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == "storage"):
+            raise pickle.UnpicklingError("it holds an unknown kind of reference")
+        if any(entry is not None for entry in reference[5:]):
+            raise pickle.UnpicklingError("it holds views of storages, which PyTorch stopped writing in 2017")
+        _, kind, key, _, count = reference[:5]
+        if not isinstance(kind, _Name) or kind not in _DTYPES:
+            raise pickle.UnpicklingError("a storage's type is none")
+        if not isinstance(key, str) or type(count) is not int or count < 0:
+            raise pickle.UnpicklingError("a storage's description does not make sense")
+        if key not in self._known:
+            storage = _Storage(_DTYPES[kind], count)
+            self._left -= count * storage.dtype.itemsize
+            if self._left < 0:
+                raise pickle.UnpicklingError("it ends too early")
+            self._fill(key, storage)
+            self._known[key] = storage
+        return self._known[key]
+
+    def named(self, key: Any) -> _Storage:
+        """The storage that the file gives the numbers of next."""
+        if not isinstance(key, str) or key not in self._known:
+            raise pickle.UnpicklingError("it holds numbers that nothing refers to")
+        return self._known[key]
+
+
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _run(stream: BinaryIO, load: Callable[[Any], _Storage]) -> Any:
+    """Carries out one pickle, and leaves the stream behind it. Python's `pickletools` describes the opcodes."""
+    stack: list[Any] = []
+    marks: list[list[Any]] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if number >= _OPCODES:
+            raise pickle.UnpicklingError("it is far longer than weights need")
+        match opcode.name:
+            case "PROTO" | "FRAME":
+                pass
+            case name if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            case name if name in _ARGUMENTS:
+                stack.append(argument)
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "MARK":
+                marks.append(stack)
+                stack = []
+            case "TUPLE":
+                stack, whole = marks.pop(), tuple(stack)
+                stack.append(whole)
+            case name if name in _TUPLES:
+                parts = [stack.pop() for _ in range(_TUPLES[name])]
+                stack.append(tuple(reversed(parts)))
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "APPEND":
+                value = stack.pop()
+                _add_to(stack[-1], [value])
+            case "APPENDS":
+                stack, values = marks.pop(), stack
+                _add_to(stack[-1], values)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _set_in(stack[-1], [key, value])
+            case "SETITEMS":
+                stack, values = marks.pop(), stack
+                _set_in(stack[-1], values)
+            case "GLOBAL":
+                stack.append(_named(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(_named(module, attribute))
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(_called(function, arguments))
+            case "BUILD":
+                # The versions of the modules, which PyTorch hangs on its dictionary; nobody asks for them.
+                stack.pop()
+                if not isinstance(stack[-1], dict):
+                    raise pickle.UnpicklingError("it changes what is no dictionary")
+            case "BINPERSID":
+                stack.append(load(stack.pop()))
+            case "STOP":
+                return stack.pop()
+            case name:
+                raise pickle.UnpicklingError(f"it holds the opcode {name}, which weights do not need")
+    raise pickle.UnpicklingError("it ends too early")
+
+
+def _named(module: Any, attribute: Any) -> _Name:
+    name = f"{module}.{attribute}" if isinstance(module, str) and isinstance(attribute, str) else "what has no name"
+    if name not in (_DICTIONARY, _REBUILD, *_DTYPES):
+        raise pickle.UnpicklingError(f"it holds {name[:80]}, which is no tensor")
+    return _Name(name)
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+        raise pickle.UnpicklingError("it calls what is no function")
+    if function == _REBUILD and len(arguments) >= 4:
+        return _Tensor(*arguments)
+    if function == _DICTIONARY and not arguments:
+        return {}
+    raise pickle.UnpicklingError(f"it calls {function[:80]}, which is no tensor")
+
+
+def _add_to(target: Any, values: list[Any]) -> None:
+    if not isinstance(target, list):
+        raise pickle.UnpicklingError("it appends to what is no list")
+    target.extend(values)
+
+
+def _set_in(target: Any, values: list[Any]) -> None:
+    keys = values[::2]
+    # Texts only: the hash of a nested tuple may take for ever.
+    if not isinstance(target, dict) or len(values) % 2 or not all(isinstance(key, str) for key in keys):
+        raise pickle.UnpicklingError("it holds a dictionary whose keys are no texts")
+    target.update(zip(keys, values[1::2], strict=True))

@@ -27,7 +27,7 @@ from fakeface_jax.decision import VerdictBands
 from fakeface_jax.evaluation.calibration import choose_bands, choose_operating_points, fit_calibration
 from fakeface_jax.evaluation.inference import predict
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
-from fakeface_jax.models import PIXEL_SCALING, flatten_state
+from fakeface_jax.models import flatten_state, pixel_scaling
 from fakeface_jax.training.card import model_card
 from fakeface_jax.training.config import TrainConfig
 from fakeface_jax.training.loop import TrainResult
@@ -45,13 +45,13 @@ def finish(result: TrainResult, config: TrainConfig) -> Bundle:
     path = config.output / "bundle"
     params, stats = result.weights
     weights = flatten_state(params) | flatten_state(stats)
-    mean, std = PIXEL_SCALING[config.model]
+    mean, std = pixel_scaling(result.network.config)
     spec = BundleSpec(
         name=config.output.name,
         model=result.network.config,
         crop=result.dataset.crop,
         detector=result.dataset.detector,
-        normalization=Normalization(mean=(mean,) * 3, std=(std,) * 3),
+        normalization=Normalization(mean=mean, std=std),
         bands=VerdictBands(real_below=0.0, fake_from=1.0, reason="not calibrated: every verdict is inconclusive"),
         provenance=_provenance(result, config),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 from fakeface_jax.data.augment import augment
 from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED
 from fakeface_jax.data.degrade import degrade
-from fakeface_jax.models import PIXEL_SCALING, Network
+from fakeface_jax.models import Network, pixel_scaling
 from fakeface_jax.training.config import LossConfig, TrainConfig
 from fakeface_jax.training.state import TrainState
 
@@ -44,9 +45,9 @@ def training_loss(logits: Float[Array, " n"], labels: Float[Array, " n"], config
     return (means[0] + means[1]) / 2
 
 
-def normalize(pixels: Float[Array, "n h w 3"], name: str) -> Float[Array, "n h w 3"]:
-    """Pixels of 0 to 255 as the network of that name takes them."""
-    mean, std = PIXEL_SCALING[name]
+def normalize(pixels: Float[Array, "n h w 3"], network: Network) -> Float[Array, "n h w 3"]:
+    """Pixels of 0 to 255 as the network takes them."""
+    mean, std = (np.array(values, np.float32) for values in pixel_scaling(network.config))
     return (pixels / 255.0 - mean) / std
 
 
@@ -54,13 +55,12 @@ def make_train_step(
     network: Network, optimizer: optax.GradientTransformation, config: TrainConfig
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """The update of one batch. Metrics are of the weights before it, as they were when the batch was seen."""
-    name = network.config["name"]
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         # Keys follow from seed and step alone, so a resumed run draws what an uninterrupted one would.
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         warped = augment(key, batch["image"], config.augment)
-        pixels = normalize(degrade(jax.random.fold_in(key, 1), warped, config.degrade), name)
+        pixels = normalize(degrade(jax.random.fold_in(key, 1), warped, config.degrade), network)
 
         def loss_of(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
             logits, stats = network.train(params, state.stats, pixels, jax.random.fold_in(key, 2))
@@ -100,10 +100,9 @@ def _moved_average(state: TrainState, new: tuple[nnx.State, nnx.State], decay: f
 
 def make_eval_step(network: Network) -> Callable[[tuple[nnx.State, nnx.State], Any], tuple[jax.Array, Metrics]]:
     """Logits and sums over the samples of a batch that are no padding; pictures are only rescaled."""
-    name = network.config["name"]
 
     def eval_step(weights: tuple[nnx.State, nnx.State], batch: Any) -> tuple[jax.Array, Metrics]:
-        logits = network.apply(*weights, normalize(batch["image"].astype(jnp.float32), name))
+        logits = network.apply(*weights, normalize(batch["image"].astype(jnp.float32), network))
         mask = batch["mask"]
         loss = jnp.sum(cross_entropy(logits, batch["label"]) * mask)
         correct = jnp.sum(((logits > 0) == (batch["label"] > 0.5)) * mask)

@@ -58,12 +58,15 @@ class UpdateResult:
         comparison: old against new bundle on the test splits of old and new data.
         losses: sources that lost more than allowed; empty where it was accepted.
         bundle: what was accepted, in `bundle`; None where it was refused.
+        other_data: the old bundle was not trained on the old data: their test split may hold pictures that it has seen,
+            so that its own figures flatter.
     """
 
     candidate: Bundle
     comparison: Comparison
     losses: Mapping[str, Estimate]
     bundle: Bundle | None
+    other_data: bool
 
 
 def update(
@@ -93,8 +96,7 @@ def update(
         Interrupted, Diverged: as `train`.
     """
     old = load_bundle(config.bundle)
-    if (config.output / "bundle").exists():
-        raise ConfigError(f"{config.output}: holds a finished update; name another directory")
+    _check_directory(config, resume)
     before = join_datasets([open_dataset(path) for path in config.data])
     _check_fits(old, before)
     known = load_manifest(_manifest_path(config))
@@ -104,7 +106,7 @@ def update(
         placed(fresh)
     _check_enough(fresh, config.new)
     make_directory(config.output)
-    fresh.save(config.output / NEW_MANIFEST)
+    _save_new(fresh, config.output / NEW_MANIFEST)
     Manifest(known.rows + fresh.rows).save(config.output / MANIFEST)
     added = build_dataset(
         config.output / NEW_MANIFEST,
@@ -123,7 +125,14 @@ def update(
     losses = comparison.losses(config.max_loss)
     _write_comparison(config.output / "comparison.json", config, comparison, losses)
     bundle = None if losses else _accept(config, old, candidate, comparison)
-    return UpdateResult(candidate=candidate, comparison=comparison, losses=losses, bundle=bundle)
+    trained_on = old.spec.provenance.get("data", {}).get("manifest_sha256")
+    return UpdateResult(
+        candidate=candidate,
+        comparison=comparison,
+        losses=losses,
+        bundle=bundle,
+        other_data=trained_on != before.manifest_sha256,
+    )
 
 
 def training_config(config: UpdateConfig, bundle: Bundle, new_data: Path) -> TrainConfig:
@@ -165,13 +174,27 @@ def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def _as_before[T](kind: type[T], stored: Mapping[str, Any] | None, bundle: Bundle) -> T:
+def _as_before(kind: type[Any], stored: Mapping[str, Any] | None, bundle: Bundle) -> Any:
     try:
         return kind(**(stored or {}))
     except TypeError as error:
         raise BundleError(
             f"{bundle.path}: was trained with settings that this release does not know: {error}"
         ) from error
+
+
+def _check_directory(config: UpdateConfig, resume: bool) -> None:
+    if (config.output / "bundle").exists():
+        raise ConfigError(f"{config.output}: holds a finished update; name another directory")
+    if (config.output / TRAINING).exists() and not resume:
+        raise ConfigError(f"{config.output}: holds an update already; add --resume or name another directory")
+
+
+def _save_new(fresh: Manifest, path: Path) -> None:
+    """Crops that an interrupted update cut are of the rows that it had."""
+    if path.exists() and load_manifest(path).fingerprint() != fresh.fingerprint():
+        raise ConfigError(f"{path.parent}: was started with other new pictures; name another directory")
+    fresh.save(path)
 
 
 def _check_fits(bundle: Bundle, data: Dataset) -> None:
@@ -230,9 +253,7 @@ def _scored(name: str, bundle: Bundle, data: Dataset) -> Scored:
     )
 
 
-def _write_comparison(
-    path: Path, config: UpdateConfig, comparison: Comparison, losses: Mapping[str, Estimate]
-) -> None:
+def _write_comparison(path: Path, config: UpdateConfig, comparison: Comparison, losses: Mapping[str, Estimate]) -> None:
     document = {
         "max_loss": config.max_loss,
         "losses": {source: dataclasses.asdict(loss) for source, loss in losses.items()},

@@ -45,7 +45,7 @@ class Common:
     """What both commands take.
 
     Attributes:
-        model: bundle directory; the model that ships if not given.
+        model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
         detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
         format: text for people, json, jsonl or csv for programs.
         output: write the results there instead of to standard output.
