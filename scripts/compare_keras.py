@@ -5,8 +5,9 @@
         --peer-python .venv-peers/bin/python --epochs 20
 
 Exports the stored crops to folders (the very JPEG bytes), lets `keras_recipe.py` train and predict in the peers'
-environment, and prints both per source with intervals, and the difference of AUC with its own interval (both models are
-drawn on the same resampled groups). The test split is read for this table; nothing is chosen by it.
+environment, and prints both per source with intervals, and their differences with intervals of their own (both models
+are drawn on the same resampled groups), both at P(fake) = 0.5. The test split is read for this table; nothing is chosen
+by it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import numpy as np
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import Dataset, open_dataset
-from fakeface_jax.decision import Calibration
+from fakeface_jax.decision import Calibration, VerdictBands
+from fakeface_jax.evaluation.comparison import compare
 from fakeface_jax.evaluation.inference import predict
 from fakeface_jax.evaluation.metrics import evaluate
+from fakeface_jax.evaluation.paired import Scored
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.report import markdown_table
-from fakeface_jax.evaluation.weighted import weighted_metrics
+from fakeface_jax.evaluation.weighted import THRESHOLD
 
 
 def main() -> None:
@@ -53,9 +56,13 @@ def main() -> None:
     print(markdown_table(evaluate(ours, classifier.spec.calibration)))
     print("\nKeras, scores as they come\n")
     print(markdown_table(evaluate(theirs, Calibration())))
-    print("\nAUC, ours less Keras, 95 % interval over resampled groups\n")
-    for source in [*sorted(set(ours.sources.tolist())), None]:
-        print(difference(ours, theirs, source))
+    spec = classifier.spec
+    at_half = VerdictBands(real_below=THRESHOLD, fake_from=THRESHOLD)
+    comparison = compare(
+        Scored(name="Keras, scores as they come", predictions=theirs, calibration=Calibration(), bands=at_half),
+        Scored(name=spec.name, predictions=ours, calibration=spec.calibration, bands=at_half),
+    )
+    print(f"\n{comparison.result.caption}\n\n{comparison.table()}")
 
 
 def export(dataset: Dataset, folder: Path) -> None:
@@ -78,23 +85,6 @@ def peer_predictions(ours: Predictions, result: Path) -> Predictions:
     logits = np.full(len(ours), np.nan, np.float32)
     logits[index] = np.log(p_fake / (1 - p_fake))
     return dataclasses.replace(ours, logits=logits)
-
-
-def difference(ours: Predictions, theirs: Predictions, source: str | None, resamples: int = 1000) -> str:
-    """AUC of ours less theirs, with a paired bootstrap over groups."""
-    chosen = np.ones(len(ours), bool) if source is None else ours.sources == source
-    labels = ours.labels[chosen].astype(np.int64)
-    groups = np.unique(ours.groups[chosen], return_inverse=True)[1]
-    random = np.random.default_rng(0)
-    counts = random.multinomial(groups.max() + 1, np.full(groups.max() + 1, 1 / (groups.max() + 1)), resamples)
-    weights = np.concatenate([np.ones((1, len(groups))), counts[:, groups]]).astype(np.float64)
-    auc = [
-        weighted_metrics(labels, 1 / (1 + np.exp(-one.logits[chosen].astype(np.float64))), weights)["auc"]
-        for one in (ours, theirs)
-    ]
-    delta = auc[0] - auc[1]
-    low, high = np.nanpercentile(delta[1:], [2.5, 97.5])
-    return f"{source or 'all sources':<14} {delta[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 if __name__ == "__main__":

@@ -5,16 +5,30 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import norm
 
+from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, VerdictBands, sigmoid
 from fakeface_jax.errors import ConfigError, DataError, OpenError
-from fakeface_jax.evaluation.metrics import METRICS, evaluate
-from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history, plot_roc
+from fakeface_jax.evaluation.metrics import METRICS, Estimate, evaluate
+from fakeface_jax.evaluation.plots import (
+    plot_batch,
+    plot_class_histogram,
+    plot_det,
+    plot_history,
+    plot_reliability,
+    plot_roc,
+)
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.report import confusion_table, markdown_table, verdict_table, write_report
+from fakeface_jax.evaluation.report import _FIGURES, confusion_table, markdown_table, verdict_table, write_report
+from fakeface_jax.evaluation.sections import ProtocolResult, Row
+from fakeface_jax.faces import CropSpec
 from fakeface_jax.outputs import whole_file
+from fakeface_jax.training.card import model_card
 
-FILES = {"report.md", "metrics.json", "roc.png", "reliability.png", "confusion.png", "scores.png"}
+FILES = {"report.md", "report.html", "metrics.json"} | {
+    f"{name}.png" for name in ("roc", "det", "reliability", "confusion", "scores")
+}
 
 
 def make_evaluation(sources=("a", "b", "only fakes"), bands=True, count=60):
@@ -37,6 +51,19 @@ def make_evaluation(sources=("a", "b", "only fakes"), bands=True, count=60):
 @pytest.fixture(scope="module")
 def evaluation():
     return make_evaluation()
+
+
+def dot(evaluation, path):
+    Image.new("RGB", (20, 10)).save(path, format="PNG")
+
+
+FIGURES_AS_DOTS = {name: (dot, *rest) for name, (_, *rest) in _FIGURES.items()}
+"""For tests of what is around the figures."""
+
+
+@pytest.fixture
+def dots(monkeypatch):
+    monkeypatch.setattr("fakeface_jax.evaluation.report._FIGURES", FIGURES_AS_DOTS)
 
 
 def png_size(path):
@@ -65,27 +92,27 @@ def test_report_writes_every_file_and_nothing_else(evaluation, tmp_path):
         assert (directory / name).is_file()
 
 
-def test_report_json_holds_the_evaluation(evaluation, tmp_path):
+def test_report_json_holds_the_evaluation(evaluation, tmp_path, dots):
     paths = write_report(evaluation, tmp_path, "title", {"bundle": "abc"})
 
     def refuse(constant):
         raise AssertionError(constant)
 
     document = json.loads(paths["metrics"].read_text(encoding="utf-8"), parse_constant=refuse)
-    assert document == {"title": "title", "context": {"bundle": "abc"}, **evaluation.to_dict()}
+    assert document == {"title": "title", "context": {"bundle": "abc"}, **evaluation.to_dict(), "protocols": []}
     assert document["sources"]["only fakes"]["metrics"]["auc"]["value"] is None
 
 
 def test_report_is_deterministic_and_replaces_an_earlier_one(evaluation, tmp_path):
     first = write_report(evaluation, tmp_path / "first", "title", {"a": 1})
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "report.md").write_text("of yesterday")
     second = write_report(make_evaluation(), tmp_path / "second", "title", {"a": 1})
-    again = write_report(evaluation, tmp_path / "second", "title", {"a": 1})
-    assert again == second
     for name, path in first.items():
         assert path.read_bytes() == second[name].read_bytes(), name
 
 
-@pytest.mark.parametrize("sources", [("one",), ("only fakes",), tuple(f"source {index}" for index in range(9))])
+@pytest.mark.parametrize("sources", [("only fakes",), tuple(f"source {index}" for index in range(7))])
 def test_report_of_other_shapes(sources, tmp_path):
     paths = write_report(make_evaluation(sources, bands=False, count=10), tmp_path, "title", {})
     assert "No verdict bands were given." in paths["report"].read_text(encoding="utf-8")
@@ -140,6 +167,90 @@ def test_tables_escape_names_and_match_counts():
     called = int((p_fake[evaluation.predictions.labels == 0] >= 0.8).sum())
     row = next(line for line in verdicts.splitlines() if line.startswith("| all sources | real ("))
     assert row.split(" | ")[-1].startswith(f"{called}, ")
+
+
+def section(protocol, names=("all sources",), *, reals=5, **cells):
+    rows = tuple(
+        Row(
+            names={"source": name, **cells},
+            counts={"reals": reals, "fakes": 5},
+            estimates={"auc": Estimate(value=0.625, low=0.5, high=0.75)},
+        )
+        for name in names
+    )
+    return ProtocolResult(
+        protocol=protocol, title=f"About {protocol}", caption="What was done.", columns={"auc": "AUC"}, rows=rows
+    )
+
+
+def test_report_holds_the_protocols_in_both_forms(evaluation, tmp_path, dots):
+    found = section("face-size", ("a", "b"))
+    paths = write_report(evaluation, tmp_path, "title", {}, sections=[found])
+    text = paths["report"].read_text(encoding="utf-8")
+    assert f"## About face-size\n\nWhat was done.\n\n{found.table()}\n" in text
+    assert json.loads(paths["metrics"].read_text(encoding="utf-8"))["protocols"] == [found.to_dict()]
+
+
+def test_card_says_what_was_measured_and_what_was_not():
+    spec = BundleSpec(
+        name="net",
+        model={"name": "report"},
+        crop=CropSpec(size=64),
+        detector="centerface",
+        bands=VerdictBands(real_below=0.3, fake_from=0.7),
+    )
+    plain = model_card(spec, table="| t |")
+    assert "What small, blurred, heavily compressed, masked or profile faces do to it was not measured." in plain
+    assert "expect it to be close to guessing there" in plain
+    assert "is in a table above" not in plain
+    measured = [
+        section("robustness", ("all sources",) * 20 + ("a",) * 20),
+        section("face-size", reals=0, **{"face size": "< 64 px"}),
+        section("leave-one-source-out"),
+    ]
+    card = model_card(spec, table="| t |", sections=measured)
+    assert "What it makes of blurred, noisy, shrunk and compressed faces is in a table above." in card
+    # Nobody's small faces were measured: that bin is empty.
+    assert "What small, masked or profile faces do to it was not measured." in card
+    assert "close to guessing" not in card
+    assert card.index("### About robustness") < card.index("### About face-size") < card.index("## Calibration")
+    # A long table is shortened, and that is said.
+    assert card.count("| all sources | 5 | 5 | 0.625 [0.500, 0.750] |") == 21
+    assert "| a | 5 |" not in card
+    assert "Here of all sources together" in card
+    small = model_card(spec, sections=[section("face-size", **{"face size": "< 64 px"})])
+    assert "What it makes of small faces is in a table above." in small
+    assert "What blurred, heavily compressed, masked or profile faces do to it was not measured." in small
+
+
+def test_det_marks_the_equal_error_rates(evaluation, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fakeface_jax.evaluation.plots._write", lambda figure, path: drawn.append(figure))
+    plot_det(evaluation, tmp_path / "det.png")
+    axes = drawn[0].axes[0]
+    marked = [line for line in axes.lines if line.get_marker() == "o"]
+    rates = [part.metrics["eer"].value for part in (evaluation.overall, *evaluation.sources.values())]
+    expected = [rate for rate in rates if rate is not None]
+    assert len(expected) == 3  # of two sources and all faces; one source has fakes only
+    np.testing.assert_allclose([norm.cdf(line.get_xdata()[0]) for line in marked], expected)
+    np.testing.assert_allclose([norm.cdf(line.get_ydata()[0]) for line in marked], expected)
+    # The curve that belongs to a mark passes it.
+    for line, mark in zip([line for line in axes.lines if len(line.get_xdata()) > 10], marked, strict=True):
+        gap = np.hypot(line.get_xdata() - mark.get_xdata()[0], line.get_ydata() - mark.get_ydata()[0])
+        assert gap.min() < 0.1
+
+
+def test_reliability_shows_scores_before_and_after_calibration(evaluation, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fakeface_jax.evaluation.plots._write", lambda figure, path: drawn.append(figure))
+    plot_reliability(evaluation, tmp_path / "reliability.png")
+    raw = evaluate(evaluation.predictions, resamples=1).overall.metrics["ece"].value
+    assert drawn[0].axes[0].get_title() == f"Before calibration: ECE {raw:.3f}"
+    assert drawn[0].axes[1].get_title().startswith("After calibration: ECE ")
+    bars = [sum(bar.get_height() for bar in axes.patches) for axes in drawn[0].axes[2:]]
+    assert bars == [len(evaluation.predictions)] * 2
+    plot_reliability(evaluate(evaluation.predictions, resamples=5), tmp_path / "reliability.png")
+    assert len(drawn[1].axes) == 2  # nothing was calibrated
 
 
 def test_history_figure(tmp_path):

@@ -202,7 +202,7 @@ def _measure(
     for name, value in values.items():
         base = bases.get(name)
         units = len(np.unique(groups[base])) if base is not None else None
-        estimates[name] = _estimate(name, float(value[0]), drawn_values[name], units)
+        estimates[name] = estimate(name, float(value[0]), drawn_values[name], units)
     verdicts: dict[str, dict[str, VerdictShare]] = {}
     for label, verdict, mask in scored.classes():
         if (fake == bool(label)).any():
@@ -223,7 +223,7 @@ def _measure(
     )
 
 
-def _estimate(name: str, value: float, drawn: Float[np.ndarray, " b"] | None, units: int | None) -> Estimate:
+def estimate(name: str, value: float, drawn: Float[np.ndarray, " b"] | None, units: int | None) -> Estimate:
     """A value with its interval; `units` are the groups a plain share rests on, None for other metrics."""
     if not np.isfinite(value):
         return Estimate(value=None, low=None, high=None)

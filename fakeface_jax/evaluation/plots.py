@@ -1,4 +1,4 @@
-"""The project's figures as PNG files: ROC, reliability, confusion, scores, training history, class counts, a batch.
+"""The project's figures as PNG files: ROC, DET, reliability, confusion, scores, history, class counts, a batch.
 
 Each figure is an object of its own on the Agg canvas, so that drawing needs no display and leaves no global state. Real
 is blue and fake is vermilion everywhere (the colour-blind safe palette of Okabe and Ito, 2008), and no figure tells by
@@ -20,12 +20,14 @@ from jaxtyping import Float, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
+from fakeface_jax.decision import sigmoid
 from fakeface_jax.errors import DataError
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.weighted import BINS, bin_index
+from fakeface_jax.evaluation.weighted import BINS, bin_index, point_metrics
 from fakeface_jax.labels import Label
 from fakeface_jax.outputs import whole_file
 
@@ -39,6 +41,9 @@ _OVERALL = "all sources"
 _DPI = 120
 _COLUMNS = 3
 
+_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
+"""Error rates with a mark on the axes of a DET curve."""
+
 
 def plot_roc(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     """The ROC of every source with both classes, and of all faces together, with AUC and interval in the legend.
@@ -48,19 +53,8 @@ def plot_roc(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     """
     figure, (axes,) = _figure(1, width=6.4, height=5.6)
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle=":", label="chance")
-    for index, (name, measured, part) in enumerate(_parts(evaluation)):
-        if not (measured.reals and measured.fakes):
-            continue
-        fpr, tpr, _ = roc_curve(part.labels, part.logits, drop_intermediate=False)
-        colour = "black" if index == 0 else _COLOURS[(index - 1) % len(_COLOURS)]
-        axes.plot(
-            100 * fpr,
-            100 * tpr,
-            color=colour,
-            linewidth=2.4 if index == 0 else 1.8,
-            linestyle="-" if index == 0 else _DASHES[(index - 1) % len(_DASHES)],
-            label=f"{name}: {_interval(measured.metrics['auc'])}",
-        )
+    for name, measured, fpr, tpr, style in _curves(evaluation):
+        axes.plot(100 * fpr, 100 * tpr, label=f"{name}: {_interval(measured.metrics['auc'])}", **style)
     axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal", title="ROC")
     axes.set(xlabel="real faces called fake (FPR, %)", ylabel="fake faces called fake (TPR, %)")
     axes.grid(alpha=0.25)
@@ -68,28 +62,79 @@ def plot_roc(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     _write(figure, path)
 
 
+def plot_det(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
+    """Both error rates against each other on probit axes, per source with both classes, with the EER marked.
+
+    The detection error trade-off of Martin et al. (1997): normally distributed scores give straight lines, and the
+    corner where few errors are made, which an ROC squeezes into its edge, takes most of the room. An error rate of zero
+    is beyond the axes; a curve then ends at their edge.
+    """
+    figure, (axes,) = _figure(1, width=6.4, height=5.6)
+    curves = _curves(evaluation)
+    # No rate below that of one face can be told from zero.
+    most = max((max(measured.reals, measured.fakes) for _, measured, *_ in curves), default=1)
+    low = max([rate for rate in _RATES if rate <= 0.5 / most], default=_RATES[0])
+    limits = norm.ppf([low, _RATES[-1]])
+    axes.plot(limits, -limits, color="0.6", linewidth=1, linestyle=":", label="chance")
+    axes.plot(limits, limits, color="0.8", linewidth=0.8)  # where both error rates are equal
+    for name, measured, fpr, tpr, style in curves:
+        eer = measured.metrics["eer"]
+        x, y = (norm.ppf(np.clip(rate, low / 2, 1 - low / 2)) for rate in (fpr, 1.0 - tpr))
+        axes.plot(x, y, label=f"{name}: {_interval(eer)}", **style)
+        if eer.value is not None:
+            axes.plot(
+                *[norm.ppf(np.clip(eer.value, low, 1 - low))] * 2,
+                marker="o",
+                markersize=8,
+                markerfacecolor=style["color"],
+                markeredgecolor="white",
+                zorder=3,
+            )
+    marks = [rate for rate in _RATES if rate >= low]
+    names = [f"{100 * rate:g}" for rate in marks]
+    axes.set(xlim=limits, ylim=limits, aspect="equal", title="Detection error trade-off")
+    axes.set(xticks=norm.ppf(marks), xticklabels=names, yticks=norm.ppf(marks), yticklabels=names)
+    axes.set(xlabel="real faces called fake (FPR, %)", ylabel="fake faces called real (FNR, %)")
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right", fontsize=9, title="● EER [95 % interval]", title_fontsize=9)
+    _write(figure, path)
+
+
 def plot_reliability(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Share of fakes against P(fake) in 15 equal-width bins, and below it how many faces each bin has."""
+    """Share of fakes against P(fake) in 15 equal-width bins, and below it how many faces each bin has.
+
+    Before calibration and after it beside each other; once only for a model without calibration.
+    """
     predictions = evaluation.predictions
-    p_fake = _scores(evaluation, predictions)
-    bins = bin_index(p_fake)
-    counts = np.bincount(bins, minlength=BINS)
-    filled = counts > 0
-    mean = np.bincount(bins, p_fake, BINS)[filled] / counts[filled]
-    share = np.bincount(bins, predictions.labels, BINS)[filled] / counts[filled]
-    # Normal approximation: it only shows how little a bin with few faces says; the ECE has its own interval.
-    error = np.sqrt(share * (1 - share) / counts[filled])
-    figure = Figure(figsize=(6.0, 6.4), dpi=_DPI, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
-    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="perfectly calibrated")
-    upper.errorbar(mean, share, yerr=error, fmt="o-", color="black", capsize=3, label="measured (± 1 standard error)")
-    upper.set(xlim=(0, 1), ylim=(-0.03, 1.03), ylabel="share of faces that are fake")
-    upper.set_title(f"Reliability, ECE {_interval(evaluation.overall.metrics['ece'])}")
-    upper.legend(loc="upper left", fontsize=9)
-    upper.grid(alpha=0.25)
-    lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.9 / BINS, color="0.45")
-    lower.set(xlabel="P(fake)", ylabel="faces")
-    lower.grid(alpha=0.25, axis="y")
+    panels = {"P(fake)": (_scores(evaluation, predictions), f"ECE {_interval(evaluation.overall.metrics['ece'])}")}
+    if evaluation.calibration.method != "none":
+        raw = np.asarray(sigmoid(predictions.logits.astype(np.float64)))
+        before = point_metrics(predictions.labels.astype(np.int64), raw)["ece"]
+        panels = {"sigmoid of the raw logit": (raw, f"Before calibration: ECE {before:.3f}")} | {
+            name: (p_fake, f"After calibration: {text}") for name, (p_fake, text) in panels.items()
+        }
+    figure = Figure(figsize=(5.6 * len(panels), 6.4), dpi=_DPI, layout="constrained")
+    grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
+    for (upper, lower), (name, (p_fake, title)) in zip(grid.T, panels.items(), strict=True):
+        bins = bin_index(p_fake)
+        counts = np.bincount(bins, minlength=BINS)
+        filled = counts > 0
+        mean = np.bincount(bins, p_fake, BINS)[filled] / counts[filled]
+        share = np.bincount(bins, predictions.labels, BINS)[filled] / counts[filled]
+        # Normal approximation: it only shows how little a bin with few faces says; the ECE has its own interval.
+        error = np.sqrt(share * (1 - share) / counts[filled])
+        upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="perfectly calibrated")
+        upper.errorbar(mean, share, yerr=error, fmt="o-", color="black", capsize=3, label="measured (± 1 std. error)")
+        upper.set(xlim=(0, 1), ylim=(-0.03, 1.03))
+        upper.set_title(title, fontsize=11)
+        upper.grid(alpha=0.25)
+        lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.9 / BINS, color="0.45")
+        lower.set(xlabel=name)
+        lower.grid(alpha=0.25, axis="y")
+    grid[0, 0].legend(loc="upper left", fontsize=9)
+    grid[0, 0].set(ylabel="share of faces that are fake")
+    grid[1, 0].set(ylabel="faces")
     _write(figure, path)
 
 
@@ -252,6 +297,24 @@ def _parts(evaluation: Evaluation) -> list[tuple[str, Measured, Predictions]]:
     return sources if len(sources) == 1 else [(_OVERALL, evaluation.overall, predictions), *sources]
 
 
+def _curves(
+    evaluation: Evaluation,
+) -> list[tuple[str, Measured, Float[np.ndarray, " t"], Float[np.ndarray, " t"], dict[str, Any]]]:
+    """Parts with both classes: name, figures, FPR and TPR of every threshold, and how its line is drawn."""
+    curves = []
+    for index, (name, measured, part) in enumerate(_parts(evaluation)):
+        if not (measured.reals and measured.fakes):
+            continue
+        fpr, tpr, _ = roc_curve(part.labels, part.logits, drop_intermediate=False)
+        turn = index - 1
+        style = {"color": "black", "linewidth": 2.4, "linestyle": "-"}
+        if index:
+            dashes = _DASHES[turn % len(_DASHES)]
+            style = {"color": _COLOURS[turn % len(_COLOURS)], "linewidth": 1.8, "linestyle": dashes}
+        curves.append((name, measured, fpr, tpr, style))
+    return curves
+
+
 def _scores(evaluation: Evaluation, part: Predictions) -> Float[np.ndarray, " n"]:
     return np.asarray(evaluation.calibration(part.logits.astype(np.float64)))
 
@@ -266,7 +329,7 @@ def _interval(estimate: Estimate) -> str:
 
 def _figure(panels: int, *, width: float, height: float, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of so many axes, each `width` x `height` inches."""
-    columns = min(panels, columns)
+    columns = 2 if panels == 4 else min(panels, columns)  # no row with one panel alone
     rows = math.ceil(panels / columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=_DPI, layout="constrained")
     grid = np.ravel(figure.subplots(rows, columns, squeeze=False)).tolist()

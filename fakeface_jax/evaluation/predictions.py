@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,15 @@ _SCHEMA = pa.schema(
         ("group", pa.string()),
         ("label", pa.int8()),
         ("logit", pa.float32()),
+        ("method", pa.string()),
+        ("size", pa.float32()),
     ]
 )
+_LATER = ("method", "size")
+"""Columns that files of earlier releases lack; they then say nothing."""
+
+_LEFT_OUT = np.zeros(0)
+"""Stands for a column that was not given, until the number of faces is known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,9 +51,12 @@ class Predictions:
         groups: faces that are not independent of each other share one (same original video, near-duplicates), str.
         labels: 0 real, 1 fake; kept as int8.
         logits: before calibration, larger means more likely fake, finite; kept as float32, as models give them.
+        methods: how each fake was made, str; empty for reals and where unknown. Left out, it is for all of them.
+        sizes: the longer side of the face's box in pixels of the original picture; kept as float32. NaN where unknown,
+            which it is for all faces when it is left out.
 
     Raises:
-        DataError: lengths differ, a label is neither 0 nor 1, or a logit is not finite.
+        DataError: lengths differ, a label is neither 0 nor 1, a logit is not finite, or a size is not positive.
     """
 
     ids: Shaped[np.ndarray, " n"]
@@ -53,17 +64,24 @@ class Predictions:
     groups: Shaped[np.ndarray, " n"]
     labels: Integer[np.ndarray, " n"]
     logits: Float[np.ndarray, " n"]
+    methods: Shaped[np.ndarray, " n"] = dataclasses.field(default_factory=lambda: _LEFT_OUT)
+    sizes: Float[np.ndarray, " n"] = dataclasses.field(default_factory=lambda: _LEFT_OUT)
 
     def __post_init__(self) -> None:
-        for name in ("ids", "sources", "groups"):
+        for name, unknown in (("methods", ""), ("sizes", np.nan)):
+            if getattr(self, name) is _LEFT_OUT:
+                object.__setattr__(self, name, np.full(len(np.atleast_1d(self.labels)), unknown))
+        for name in ("ids", "sources", "groups", "methods"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
         labels = np.asarray(self.labels)
         with np.errstate(over="ignore"):  # what overflows is reported below
             logits = np.asarray(self.logits, dtype=np.float32)
+            sizes = np.asarray(self.sizes, dtype=np.float32)
         arrays = {"ids": self.ids, "sources": self.sources, "groups": self.groups, "labels": labels, "logits": logits}
+        arrays |= {"methods": self.methods, "sizes": sizes}
         shapes = {name: array.shape for name, array in arrays.items()}
         if len(set(shapes.values())) != 1 or labels.ndim != 1:
-            raise DataError(f"predictions need five arrays of one length, not {shapes}")
+            raise DataError(f"predictions need arrays of one length, not {shapes}")
         wrong = ~np.isin(labels, (0, 1))
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
@@ -75,8 +93,13 @@ class Predictions:
                 f"{self.ids[first]}: logit is {logits[first]!s} ({int(wrong.sum())} of {len(logits)} are not finite); "
                 "the model diverged"
             )
+        wrong = ~(np.isnan(sizes) | (sizes > 0))
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            raise DataError(f"{self.ids[first]}: a face of {sizes[first]:g} pixels; sizes are positive, NaN if unknown")
         object.__setattr__(self, "labels", labels.astype(np.int8))
         object.__setattr__(self, "logits", logits)
+        object.__setattr__(self, "sizes", sizes)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,21 +116,23 @@ class Predictions:
             mask = np.asarray(which)
             if mask.dtype != np.bool_ or mask.shape != self.labels.shape:
                 raise DataError(f"a mask needs {len(self)} booleans, not {mask.dtype} {mask.shape}")
-        return Predictions(
-            ids=self.ids[mask],
-            sources=self.sources[mask],
-            groups=self.groups[mask],
-            labels=self.labels[mask],
-            logits=self.logits[mask],
-        )
+        columns = {field.name: getattr(self, field.name)[mask] for field in dataclasses.fields(self)}
+        return Predictions(**columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The rows of several, one after the other; at least one part."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a Parquet file with columns id, source, group, label, logit, complete or not at all.
+        """Writes a Parquet file with columns id, source, group, label, logit, method, size, complete or not at all.
 
         Raises:
             OpenError: it cannot be written.
         """
         columns = [self.ids.tolist(), self.sources.tolist(), self.groups.tolist(), self.labels, self.logits]
+        columns += [self.methods.tolist(), self.sizes]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         make_directory(Path(path).parent)
         with whole_file(path) as temporary:
@@ -115,7 +140,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, also in releases without methods and sizes.
 
         Raises:
             DataError: missing, no Parquet file, or other columns.
@@ -128,9 +153,13 @@ class Predictions:
             raise DataError(f"{path}: cannot read predictions: {error.strerror or error}; check the path") from error
         except pa.ArrowInvalid as error:
             raise DataError(f"{path}: no Parquet file, or a damaged one; make the predictions again") from error
-        missing = [name for name in _SCHEMA.names if name not in table.column_names]
-        if missing or any(table[name].null_count for name in _SCHEMA.names):
+        missing = [name for name in _SCHEMA.names if name not in table.column_names and name not in _LATER]
+        if missing or any(table[name].null_count for name in _SCHEMA.names if name in table.column_names):
             lacks = f"columns {', '.join(missing)}" if missing else "values"
             raise DataError(f"{path}: predictions lack {lacks}; make them again")
         columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group")}
+        if "method" in table.column_names:
+            columns["methods"] = np.asarray(table["method"].to_pylist())
+        if "size" in table.column_names:
+            columns["sizes"] = table["size"].to_numpy()
         return cls(labels=table["label"].to_numpy(), logits=table["logit"].to_numpy(), **columns)

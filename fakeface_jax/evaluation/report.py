@@ -1,4 +1,6 @@
-"""An evaluation on disk, for people and programs: report.md, metrics.json and the figures.
+"""An evaluation on disk, for people and programs: report.html, report.md, metrics.json and the figures.
+
+Both reports are made of the same chapters, so that they cannot differ.
 
 Example:
     >>> write_report(evaluation, "runs/report/test", "Report CNN on the test split", {"bundle": bundle.id})
@@ -7,15 +9,21 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from fakeface_jax.errors import ConfigError, DataError
+from fakeface_jax.evaluation.html import Chapter, Drawing, FaceCard, Faces, html_page
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
-from fakeface_jax.evaluation.plots import plot_confusion, plot_reliability, plot_roc, plot_score_histograms
+from fakeface_jax.evaluation.plots import plot_confusion, plot_det, plot_reliability, plot_roc, plot_score_histograms
+from fakeface_jax.evaluation.sections import ProtocolResult
 from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD
 from fakeface_jax.labels import Label, Verdict
 from fakeface_jax.outputs import make_directory, whole_file
@@ -23,56 +31,112 @@ from fakeface_jax.outputs import make_directory, whole_file
 TABLE_METRICS = ("accuracy", "balanced_accuracy", "auc", "ap", "eer", "tpr_at_fpr_5", "ece")
 """What the short table of a model card shows."""
 
+Mistakes = Callable[[str], UInt8[np.ndarray, "h w 3"] | None]
+"""From a face's id to its crop, RGB; None where there is none."""
+
+WORST = 8
+"""Mistakes shown per source."""
+
 _FIGURES = {
-    "roc": (plot_roc, "ROC per source"),
-    "reliability": (plot_reliability, "Reliability and the number of faces per bin"),
-    "confusion": (plot_confusion, "Confusion matrices"),
-    "scores": (plot_score_histograms, "Scores by class"),
+    "roc": (plot_roc, "ROC per source", ("auc",)),
+    "det": (plot_det, "Both error rates per source, on axes where normally distributed scores are lines", ("eer",)),
+    "reliability": (
+        plot_reliability,
+        "Reliability before and after calibration, and the number of faces per bin",
+        ("ece",),
+    ),
+    "confusion": (plot_confusion, "Confusion matrices, shaded by the share of the true class", ("balanced_accuracy",)),
+    "scores": (plot_score_histograms, "Scores by class and source, real blue and fake hatched orange", ("log_loss",)),
 }
+"""How a figure is drawn, its caption, and which metrics say the same to those who do not see it."""
 
 _OVERALL = "all sources"
 
 
 def write_report(
-    evaluation: Evaluation, directory: str | os.PathLike[str], title: str, context: Mapping[str, Any]
+    evaluation: Evaluation,
+    directory: str | os.PathLike[str],
+    title: str,
+    context: Mapping[str, Any],
+    *,
+    sections: Sequence[ProtocolResult] = (),
+    mistakes: Mistakes | None = None,
 ) -> dict[str, Path]:
-    """Writes metrics.json, report.md and the figures; each file complete or not at all, report.md last.
+    """Writes report.html, report.md, metrics.json and the figures; each complete or not at all, report.md last.
 
     The same evaluation gives the same files.
 
     Args:
+        evaluation: what was measured.
         directory: made if missing; files of an earlier report in it are replaced.
-        title: heading of report.md.
+        title: heading of the report.
         context: what the figures are of: model, hash, split, command; JSON-able, shown as given.
+        sections: what the protocols found, in this order.
+        mistakes: gives the pictures of the worst mistakes for report.html, which then must not be passed on where the
+            data sets' licences forbid it, and says so; by default it names the faces only.
 
     Returns:
-        Paths by `report`, `metrics`, `roc`, `reliability`, `confusion` and `scores`.
+        Paths by `report`, `html`, `metrics`, `roc`, `det`, `reliability`, `confusion` and `scores`.
 
     Raises:
         DataError: the context is not JSON.
         OpenError: the directory cannot be written.
     """
     directory = Path(directory)
+    measured = {**evaluation.to_dict(), "protocols": [section.to_dict() for section in sections]}
     try:
         document = json.dumps(
-            {"title": title, "context": dict(context), **evaluation.to_dict()},
-            indent=2,
-            ensure_ascii=False,
-            allow_nan=False,
+            {"title": title, "context": dict(context), **measured}, indent=2, ensure_ascii=False, allow_nan=False
         )
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{directory}: the report's context is not JSON: {error}; give text and finite numbers"
         ) from error
-    paths = {"report": directory / "report.md", "metrics": directory / "metrics.json"}
-    paths |= {name: directory / f"{name}.png" for name in _FIGURES}
+    paths = {"report": directory / "report.md", "html": directory / "report.html"}
+    paths |= {"metrics": directory / "metrics.json"} | {name: directory / f"{name}.png" for name in _FIGURES}
     make_directory(directory)
-    for name, (plot, _) in _FIGURES.items():
+    drawings = {}
+    for name, (plot, caption, metrics) in _FIGURES.items():
         plot(evaluation, paths[name])
-    for path, text in ((paths["metrics"], document + "\n"), (paths["report"], _markdown(evaluation, title, context))):
-        with whole_file(path) as temporary:
+        alt = _alternative(evaluation, caption, metrics)
+        drawings[name] = Drawing(name=name, png=paths[name].read_bytes(), caption=caption, alt=alt)
+    facts = {key: _plain(value) for key, value in context.items()} | {"faces": _faces(evaluation)}
+    chapters = _chapters(evaluation, drawings, sections, mistakes)
+    texts = {"metrics": document + "\n", "html": html_page(title, facts, chapters)}
+    texts["report"] = _markdown(title, facts, chapters)
+    for name, text in texts.items():
+        with whole_file(paths[name]) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return paths
+
+
+def worst_mistakes(evaluation: Evaluation, count: int = WORST) -> dict[str, tuple[FaceCard, ...]]:
+    """Per source, the faces on the wrong side of P(fake) = 0.5, the surest first; sources without any are left out.
+
+    Args:
+        evaluation: what was measured.
+        count: at most so many per source.
+    """
+    predictions = evaluation.predictions
+    logits = np.asarray(evaluation.calibration.logit(predictions.logits.astype(np.float64)))
+    p_fake = np.asarray(evaluation.calibration(predictions.logits.astype(np.float64)))
+    wrong = (p_fake >= THRESHOLD) != (predictions.labels == Label.FAKE)
+    found = {}
+    for source in evaluation.sources:
+        mine = np.flatnonzero(wrong & (predictions.sources == source))
+        # By logit, as probabilities near 0 and 1 run together; ties by name, so that the order is always the same.
+        order = sorted(mine.tolist(), key=lambda row: (-abs(logits[row]), str(predictions.ids[row])))
+        if order:
+            found[source] = tuple(
+                FaceCard(
+                    id=str(predictions.ids[row]),
+                    label=Label(int(predictions.labels[row])),
+                    method=str(predictions.methods[row]),
+                    p_fake=float(p_fake[row]),
+                )
+                for row in order[:count]
+            )
+    return found
 
 
 def markdown_table(evaluation: Evaluation, metrics: Sequence[str] = TABLE_METRICS) -> str:
@@ -120,38 +184,85 @@ def confusion_table(evaluation: Evaluation) -> str:
     return _table(header, rows)
 
 
-def _markdown(evaluation: Evaluation, title: str, context: Mapping[str, Any]) -> str:
+def _chapters(
+    evaluation: Evaluation,
+    drawings: Mapping[str, Drawing],
+    sections: Sequence[ProtocolResult],
+    mistakes: Mistakes | None,
+) -> list[Chapter]:
     accuracy_like = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
     ranking = ("auc", "ap", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5")
     probability = ("log_loss", "brier", "ece")
-    sections = [
-        f"# {title}",
-        "\n".join(f"- {key}: {_plain(value)}" for key, value in context.items()),
+    legend = (
         "Fake is the positive class. Square brackets are 95 % intervals. A dash means that the faces cannot tell: most "
-        "metrics need both classes, intervals need several groups.",
-        f"## Per source, at P(fake) ≥ {THRESHOLD}",
-        markdown_table(evaluation, accuracy_like),
-        "## The order of scores, whatever the threshold",
-        markdown_table(evaluation, ranking),
-        "TPR at an FPR is that of the best threshold on these very faces whose FPR does not exceed it.",
-        "## Scores as probabilities",
-        markdown_table(evaluation, probability),
+        "metrics need both classes, intervals need several groups."
+    )
+    ranks = "TPR at an FPR is that of the best threshold on these very faces whose FPR does not exceed it."
+    scores = (
         f"Log loss in nats. ECE in {BINS} equal-width bins of P(fake); few faces make it larger than it is. "
-        "Of a source with one class all three say only how sure the scores are.",
-        "## Confusion matrix",
-        confusion_table(evaluation),
-        "## Verdicts",
-        *_verdict_sections(evaluation),
-        "## How the intervals were made",
+        "Of a source with one class all three say only how sure the scores are."
+    )
+    intervals = (
         f"Percentiles of {evaluation.resamples} bootstrap resamples of whole groups (seed {evaluation.seed}), as faces "
         "of one group (one video, near-duplicates) are not independent. A share of exactly 0 or 1 has the "
         "Clopper-Pearson interval with one sample per group instead; the interval of ECE is moved by the resamples' "
         "mean excess. An AUC of 1.000 without width means that no resample had an error, not that there are none. "
-        "Intervals cover the choice of faces from these sources, not sources that were never seen.",
-        "## Figures",
-        *(f"![{caption}]({name}.png)" for name, (_, caption) in _FIGURES.items()),
+        "Intervals cover the choice of faces from these sources, not sources that were never seen."
+    )
+    at_threshold = (legend, markdown_table(evaluation, accuracy_like))
+    order = (markdown_table(evaluation, ranking), ranks, drawings["roc"], drawings["det"])
+    as_probabilities = (markdown_table(evaluation, probability), scores, drawings["reliability"])
+    return [
+        Chapter(title=f"Per source, at P(fake) ≥ {THRESHOLD}", blocks=at_threshold),
+        Chapter(title="The order of scores, whatever the threshold", blocks=order),
+        Chapter(title="Scores as probabilities", blocks=as_probabilities),
+        Chapter(title="Confusion matrix", blocks=(confusion_table(evaluation), drawings["confusion"])),
+        Chapter(title="Verdicts", blocks=(*_verdict_sections(evaluation), drawings["scores"])),
+        *(Chapter(title=section.title, blocks=(section.caption, section.table())) for section in sections),
+        Chapter(title="Worst mistakes", blocks=_mistakes(evaluation, mistakes)),
+        Chapter(title="How the intervals were made", blocks=(intervals,)),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _mistakes(evaluation: Evaluation, pictures: Mistakes | None) -> tuple[str | Faces, ...]:
+    worst = worst_mistakes(evaluation)
+    if not worst:
+        return (f"No face is on the wrong side of P(fake) = {THRESHOLD}.",)
+    what = (
+        f"The faces of each source that are furthest on the wrong side of P(fake) = {THRESHOLD}, up to {WORST}: what "
+        "the model is sure of and wrong about, or a label that is wrong."
+    )
+    note = "Pictures are left out, as the data sets' licences may not allow passing them on."
+    if pictures is not None:
+        note = (
+            "The HTML report holds pictures of these faces. The data sets' licences may not allow passing them on: "
+            "keep that file to yourself, or write the report without pictures."
+        )
+    faces = [
+        Faces(
+            title=f"{source}: {len(cards)} of {_wrong(evaluation.sources[source])}",
+            faces=tuple(
+                dataclasses.replace(card, picture=None if pictures is None else pictures(card.id)) for card in cards
+            ),
+        )
+        for source, cards in worst.items()
+    ]
+    return (what, note, *faces)
+
+
+def _markdown(title: str, facts: Mapping[str, str], chapters: Sequence[Chapter]) -> str:
+    parts = [f"# {title}", "\n".join(f"- {key}: {value}" for key, value in facts.items())]
+    for chapter in chapters:
+        parts.append(f"## {chapter.title}")
+        for block in chapter.blocks:
+            if isinstance(block, Drawing):
+                parts.append(f"![{block.caption}]({block.name}.png)")
+            elif isinstance(block, Faces):
+                rows = [[str(face.label), face.method, f"{face.p_fake:.3f}", face.id] for face in block.faces]
+                parts += [f"### {block.title}", _table(["is", "method", "P(fake)", "id"], rows)]
+            else:
+                parts.append(block)
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _verdict_sections(evaluation: Evaluation) -> list[str]:
@@ -172,6 +283,25 @@ def _verdict_sections(evaluation: Evaluation) -> list[str]:
         "Real faces called `fake` are the false-positive rate, fake faces called `real` the false-negative rate.",
         verdict_table(evaluation),
     ]
+
+
+def _faces(evaluation: Evaluation) -> str:
+    overall = evaluation.overall
+    return (
+        f"{overall.reals} real and {overall.fakes} fake, in {overall.groups} groups, of {', '.join(evaluation.sources)}"
+    )
+
+
+def _alternative(evaluation: Evaluation, caption: str, metrics: Sequence[str]) -> str:
+    """A figure in words."""
+    values = [
+        f"{METRICS[key]} {name} {_text(part.metrics[key])}" for key in metrics for name, part in _rows(evaluation)
+    ]
+    return f"{caption}. {'; '.join(values)}."
+
+
+def _wrong(part: Measured) -> int:
+    return part.confusion.false_positives + part.confusion.false_negatives
 
 
 def _rows(evaluation: Evaluation) -> list[tuple[str, Measured]]:

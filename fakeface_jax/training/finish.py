@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -25,7 +25,7 @@ from fakeface_jax.data.degrade import degrade
 from fakeface_jax.data.loader import train_batches
 from fakeface_jax.decision import VerdictBands
 from fakeface_jax.evaluation.calibration import choose_bands, choose_operating_points, fit_calibration
-from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.inference import labelled_faces, named, predict
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
 from fakeface_jax.models import flatten_state, pixel_scaling
 from fakeface_jax.training.card import model_card
@@ -57,15 +57,22 @@ def finish(result: TrainResult, config: TrainConfig) -> Bundle:
     )
     bundle = save_bundle(path, spec, weights, card=model_card(spec))
     if CALIBRATION_SPLIT in result.dataset.sizes:
-        spec = calibrate(spec, FaceClassifier(bundle), result.dataset)
+        spec = calibrate(spec, FaceClassifier(bundle), result.dataset, leave_out=config.loader.leave_out)
         bundle = save_bundle(path, spec, weights, card=model_card(spec))
     plot_history(result.epochs, config.output / "history.png")
     return bundle
 
 
-def calibrate(spec: BundleSpec, classifier: FaceClassifier, dataset: Dataset) -> BundleSpec:
-    """The specification with probabilities, operating points and verdict bands fitted on the calibration split."""
-    predictions = predict(classifier, dataset, CALIBRATION_SPLIT)
+def calibrate(
+    spec: BundleSpec, classifier: FaceClassifier, dataset: Dataset, *, leave_out: Sequence[str] = ()
+) -> BundleSpec:
+    """The specification with probabilities, operating points and verdict bands fitted on the calibration split.
+
+    Args:
+        leave_out: what training did not see; a threshold that had seen it would not be one for the unseen.
+    """
+    left_out = named(labelled_faces(dataset, CALIBRATION_SPLIT), leave_out)
+    predictions = predict(classifier, dataset, CALIBRATION_SPLIT, keep=~left_out)
     calibration = fit_calibration(
         predictions.labels, predictions.logits, split=CALIBRATION_SPLIT, groups=predictions.groups
     )
