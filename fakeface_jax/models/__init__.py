@@ -24,13 +24,15 @@ from fakeface_jax.errors import BundleError, ConfigError
 from fakeface_jax.models.cnn import ReportCNN
 from fakeface_jax.models.efficientnet_lite import EfficientNetLite
 from fakeface_jax.models.residual import high_pass
+from fakeface_jax.models.vit import VisionTransformer
 
-Model = ReportCNN | EfficientNetLite
+Model = ReportCNN | EfficientNetLite | VisionTransformer
 """What `create_model` makes."""
 
 _MODELS: dict[str, Callable[..., Model]] = {
     "report": ReportCNN,
     **{f"efficientnet_lite{variant}": functools.partial(EfficientNetLite, variant=variant) for variant in (0, 1, 2)},
+    "vit": VisionTransformer,
 }
 
 NAMES = tuple(_MODELS)
@@ -153,7 +155,7 @@ def build_network(config: Mapping[str, Any], *, seed: int | None) -> Network:
         params=params,
         stats=stats,
         summary=summary,
-        stage_of=type(model).stage_of,
+        stage_of=model.stage_of,
     )
 
 

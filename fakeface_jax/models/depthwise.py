@@ -104,10 +104,11 @@ def _depthwise_backward(stride: int, saved: _Pair, grad: jax.Array) -> _Pair:
         views = _shifts(pair[0], size, stride, height, width)
         return tuple(total + view * pair[1] for total, view in zip(sums, views, strict=True)), None
 
-    zero = jnp.zeros((height, width, channels), x.dtype)
+    # float32, because a running sum of bfloat16 stops growing at 256 times what is added.
+    zero = jnp.zeros((height, width, channels), jnp.float32)
     sums, _ = lax.scan(add, (zero,) * (size * size), (padded, grad))
     kernel_grad = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape)
-    return _input_gradient(x.shape, kernel, stride, grad), kernel_grad
+    return _input_gradient(x.shape, kernel, stride, grad), kernel_grad.astype(kernel.dtype)
 
 
 def _input_gradient(shape: tuple[int, ...], kernel: jax.Array, stride: int, grad: jax.Array) -> jax.Array:
@@ -138,13 +139,13 @@ def _scale_forward(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[ja
 
 def _scale_backward(saved: _Pair, grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = saved
-    zero = jnp.zeros(x.shape[1:], x.dtype)
+    zero = jnp.zeros(x.shape[1:], jnp.float32)
 
     def add(sums: _Pair, pair: _Pair) -> tuple[_Pair, None]:
         return (sums[0] + pair[0] * pair[1], sums[1] + pair[1]), None
 
     (products, total), _ = lax.scan(add, (zero, zero), (x, grad))
-    return grad * scale, products.sum((0, 1)), total.sum((0, 1))
+    return grad * scale, products.sum((0, 1)).astype(scale.dtype), total.sum((0, 1)).astype(scale.dtype)
 
 
 _scale_cpu.defvjp(_scale_forward, _scale_backward)

@@ -13,11 +13,13 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fakeface_jax.errors import BundleError, ConfigError
 from fakeface_jax.models import Network, fill_state, flatten_shapes, flatten_state
+from fakeface_jax.models.huggingface import read_huggingface
 from fakeface_jax.models.torch_files import read_pth
 
 IMAGENET = "imagenet"
@@ -25,13 +27,42 @@ IMAGENET = "imagenet"
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
+def starting_settings(name: str, source: str | None) -> dict[str, Any]:
+    """The settings of the network that a start dictates: those of a vision transformer, which come in many shapes.
+
+    Args:
+        name: of the network.
+        source: as `start_from` takes it, or None for fresh weights.
+
+    Raises:
+        BundleError: a directory that cannot be read.
+        ConfigError: a bundle of another network.
+    """
+    if name != "vit" or source is None:
+        return {}
+    path = Path(source)
+    if _is_huggingface(path):
+        found = read_huggingface(path)
+        return {**found.settings, "mean": list(found.mean), "std": list(found.std)}
+    from fakeface_jax.bundle import load_bundle
+
+    settings = dict(load_bundle(path).spec.model)
+    if settings.pop("name", None) != name:
+        raise ConfigError(f"{source}: is no bundle of a vision transformer; name the model that it is of")
+    return settings
+
+
+def _is_huggingface(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
 def start_from(network: Network, source: str) -> Network:
     """The network with the weights of `source`; a classifier of other classes keeps its fresh ones.
 
     Args:
         network: with its first weights.
-        source: `imagenet`, a bundle directory, or a .pth or .safetensors file of an EfficientNet-Lite in the names of
-            the published PyTorch port or of timm.
+        source: `imagenet`, a bundle, a Hugging Face directory of a vision transformer, or a .pth or .safetensors file
+            of an EfficientNet-Lite in the names of the published PyTorch port or of timm.
 
     Raises:
         ConfigError: unknown source, missing package, or weights of another architecture.
@@ -41,6 +72,8 @@ def start_from(network: Network, source: str) -> Network:
     shapes = flatten_shapes(network.params) | flatten_shapes(network.stats)
     if source == IMAGENET:
         found = efficientnet_names(read_pth(_imagenet_file(str(network.config["name"]))))
+    elif _is_huggingface(path):
+        found = read_huggingface(path).weights
     elif path.is_dir():
         from fakeface_jax.bundle import load_bundle
 

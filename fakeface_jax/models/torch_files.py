@@ -22,7 +22,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -219,7 +219,7 @@ _ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def _run(stream: BinaryIO, load: Callable[[Any], _Storage]) -> Any:
+def _run(stream: io.BytesIO, load: Callable[[Any], _Storage]) -> Any:
     """Carries out one pickle, and leaves the stream behind it. Python's `pickletools` describes the opcodes."""
     stack: list[Any] = []
     marks: list[list[Any]] = []

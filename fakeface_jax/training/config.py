@@ -25,6 +25,8 @@ class NetworkConfig:
         drop_path: share of residual branches that training drops in the last block.
         frozen_stages: so many stages, from the input on, are not trained.
         running_statistics: batch normalisation uses its running statistics in training too.
+        tune: what of the other stages is trained: everything, or layer normalisations and the classifier alone, as
+            GenD does (Yermakov et al., 2025).
     """
 
     input: Literal["rgb", "residual"] = "rgb"
@@ -32,6 +34,7 @@ class NetworkConfig:
     drop_path: float | None = None
     frozen_stages: int = 0
     running_statistics: bool = False
+    tune: Literal["all", "layer-norm"] = "all"
 
     def settings(self) -> dict[str, Any]:
         """What `create_model` is told: only what differs from the network's own defaults."""

@@ -30,7 +30,7 @@ from fakeface_jax.data.loader import Batch, Chosen, evaluation_batches, steps_pe
 from fakeface_jax.data.replay import newest, replay
 from fakeface_jax.errors import ConfigError, DataError, FakeFaceError
 from fakeface_jax.models import Network, build_network
-from fakeface_jax.models.starting_weights import start_from
+from fakeface_jax.models.starting_weights import start_from, starting_settings
 from fakeface_jax.training.checkpoints import Checkpoints
 from fakeface_jax.training.config import TrainConfig
 from fakeface_jax.training.logs import RunLogs
@@ -250,7 +250,8 @@ def _set_up(config: TrainConfig) -> _Run:
     for split in ("train", "validation"):
         dataset.source(split, pictures=False)
     source, records = dataset.source("train"), dataset.source("train", pictures=False)
-    settings = {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype, **config.network.settings()}
+    settings = starting_settings(config.model, config.init_from) | config.network.settings()
+    settings |= {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype}
     network = build_network(settings, seed=config.seed)
     if config.init_from is not None:
         network = start_from(network, config.init_from)
@@ -270,9 +271,7 @@ def _set_up(config: TrainConfig) -> _Run:
         )
         steps, loader = drawn.steps, dataclasses.replace(loader, balance="none", leave_out=())
         source, records = Chosen(source, drawn.rows), Chosen(records, drawn.rows)
-    optimizer = make_optimizer(
-        config.optimizer, network, steps=steps * config.epochs, frozen_stages=config.network.frozen_stages
-    )
+    optimizer = make_optimizer(config.optimizer, network, steps=steps * config.epochs, trained=config.network)
     state = init_state(network, optimizer, average=config.optimizer.average is not None)
     return _Run(
         dataset=dataset,

@@ -12,8 +12,10 @@ import jax
 import optax
 from flax import nnx
 
+from fakeface_jax.errors import ConfigError
 from fakeface_jax.models import Network
-from fakeface_jax.training.config import OptimizerConfig
+from fakeface_jax.models.vit import layer_norm_only
+from fakeface_jax.training.config import NetworkConfig, OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -29,14 +31,17 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, network: Network, *, steps: int, frozen_stages: int = 0
+    config: OptimizerConfig, network: Network, *, steps: int, trained: NetworkConfig = NetworkConfig()
 ) -> optax.GradientTransformation:
     """The update rule of a run.
 
     Args:
         network: whose weights it moves; `stage_of` orders them.
         steps: of the whole run, for the schedule.
-        frozen_stages: so many stages, from the input on, stay as they are.
+        trained: which of them, by `frozen_stages` and `tune`.
+
+    Raises:
+        ConfigError: layer normalisations are to be tuned and there are none.
     """
     flat = nnx.to_flat_state(network.params)
     stages = [network.stage_of(path) for path, _ in flat]
@@ -51,8 +56,13 @@ def make_optimizer(
     if config.weight_decay:
         parts += [optax.add_decayed_weights(config.weight_decay, mask=_decays)]
     moved = optax.chain(*parts)
-    if frozen_stages:
-        kinds = tree(["frozen" if stage < frozen_stages else "moved" for stage in stages])
+    moving = [stage >= trained.frozen_stages for stage in stages]
+    if trained.tune == "layer-norm":
+        if network.config["name"] != "vit":
+            raise ConfigError(f"{network.config['name']!r} has no layer normalisation to tune; only vit has")
+        moving = [moves and layer_norm_only(path) for moves, (path, _) in zip(moving, flat, strict=True)]
+    if not all(moving):
+        kinds = tree(["moved" if moves else "frozen" for moves in moving])
         moved = optax.partition({"moved": moved, "frozen": optax.set_to_zero()}, kinds)
     chain = [moved]
     if config.layer_decay != 1.0:
