@@ -38,7 +38,7 @@ CARD = "README.md"
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Where the models that ship with the package are; each can be named without its path."""
 
-DEFAULT_BUNDLE = PRETRAINED / "report-cnn"
+DEFAULT_BUNDLE = PRETRAINED / "lite0"
 """The one that is used unless another is named."""
 
 

@@ -11,10 +11,12 @@ from typing import Annotated
 
 import tyro
 
+from service.commands.compare import Compare
 from service.commands.data import Audit, Build, Merge
 from service.commands.evaluation import Evaluate
 from service.commands.scoring import Classify, Score
 from service.commands.training import Train
+from service.commands.updating import Calibrate, Update
 
 _Data = (
     Annotated[Merge, tyro.conf.subcommand("merge")]
@@ -26,6 +28,9 @@ _Command = (
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
+    | Annotated[Update, tyro.conf.subcommand("update")]
     | Annotated[_Data, tyro.conf.subcommand("data", description="Merge, audit and build training data.")]
 )
 
@@ -34,7 +39,11 @@ _DESCRIPTION = """How likely is it that this face is fake, and how far can that 
 fake = 1: P(fake) is a calibrated probability; the verdict is real, fake, inconclusive or no_face."""
 
 
-def parse(words: Sequence[str]) -> Classify | Score | Train | Evaluate | Merge | Audit | Build:
+Command = Classify | Score | Train | Evaluate | Compare | Calibrate | Update | Merge | Audit | Build
+"""What `parse` gives: settings with a `run` that gives the exit code."""
+
+
+def parse(words: Sequence[str]) -> Command:
     """The command that the words after `fakeface` stand for; usage errors exit with 2.
 
     Raises:

@@ -6,6 +6,8 @@ to (h / 2 - 0.5, w / 2 - 0.5), exchanges rows and columns of the matrix, and sam
 scipy.ndimage.affine_transform (order 1, nearest); then comes the flip.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,6 +205,49 @@ def test_no_augmentation_is_the_identity():
     np.testing.assert_array_equal(warp(images, matrices), images)
 
 
+def test_pictures_that_are_not_warped_are_only_mirrored_exactly():
+    images = pictures(40, 22, 31)
+    config = AugmentConfig(rotation=20, width_shift=0.1, height_shift=0.1, zoom=0.1, horizontal_flip=True, warped=0)
+    results = np.asarray(jitted(jax.random.key(2), images, config))
+    mirrored = [np.array_equal(result, image[:, ::-1]) for result, image in zip(results, images, strict=True)]
+    same = [np.array_equal(result, image) for result, image in zip(results, images, strict=True)]
+    assert np.array_equal(mirrored, np.logical_not(same))
+    assert 8 < sum(mirrored) < 32
+
+
+def test_all_warped_draws_what_was_drawn_before_there_was_a_share():
+    """Five keys, in this order, of rotation, shifts, zooms and flip: old runs can be repeated."""
+    key, count, shape = jax.random.key(4), 30, (20, 30)
+    keys = jax.random.split(key, 5)
+
+    def uniform(index, limit, size=()):
+        return np.asarray(jax.random.uniform(keys[index], (count, *size), jnp.float32, -limit, limit))
+
+    drawn = draws_of(affine_matrices(key, count, shape, STRONG), shape)
+    zoom = 1 + uniform(3, STRONG.zoom, (2,))
+    wanted = [
+        uniform(0, STRONG.rotation),
+        uniform(1, STRONG.height_shift) * shape[0],
+        uniform(2, STRONG.width_shift) * shape[1],
+        zoom[:, 0],
+        zoom[:, 1],
+        np.asarray(jax.random.bernoulli(keys[4], 0.5, (count,))),
+    ]
+    np.testing.assert_allclose(drawn, np.stack(wanted, axis=1), rtol=1e-3, atol=1e-3)
+
+
+def test_a_share_of_the_pictures_is_warped_and_draws_what_all_would():
+    key, count, shape = jax.random.key(7), 2000, (20, 30)
+    every = np.asarray(affine_matrices(key, count, shape, REPORT))
+    some = np.asarray(affine_matrices(key, count, shape, dataclasses.replace(REPORT, warped=0.3)))
+    none = np.asarray(affine_matrices(key, count, shape, dataclasses.replace(REPORT, warped=0)))
+    warped = (some == every).all((1, 2))
+    assert np.array_equal(some[~warped], none[~warped])
+    assert warped.mean() == pytest.approx(0.3, abs=0.04)
+    flips = np.linalg.det(every[:, :, :2]) < 0
+    assert abs(np.corrcoef(flips, warped)[0, 1]) < 0.08
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -213,6 +258,8 @@ def test_no_augmentation_is_the_identity():
         {"zoom": -0.1},
         {"width_shift": 1.5},
         {"height_shift": float("nan")},
+        {"warped": 1.1},
+        {"warped": float("nan")},
     ],
 )
 def test_impossible_settings_are_refused(settings):

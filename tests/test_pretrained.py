@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from fakeface_jax.bundle import DEFAULT_BUNDLE, load_bundle
+from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.faces import create_detector
 from fakeface_jax.images import read_image
@@ -30,11 +30,16 @@ def detector(classifier):
     return create_detector(classifier.spec.detector)
 
 
-def test_the_bundle_is_small_calibrated_and_of_the_reports_network():
-    bundle = load_bundle()
-    assert sum(path.stat().st_size for path in DEFAULT_BUNDLE.iterdir()) <= 20e6
-    assert sum(array.size for array in bundle.weights.values()) == 9_563_713
-    assert bundle.spec.model["name"] == "report"
+@pytest.mark.parametrize(
+    ("name", "network", "parameters", "size"),
+    [("lite0", "efficientnet_lite0", 3_372_289, 10e6), ("report-cnn", "report", 9_563_713, 20e6)],
+)
+def test_bundles_are_small_and_calibrated(name, network, parameters, size):
+    bundle = load_bundle(name)
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= size
+    statistics = sum(array.size for key, array in bundle.weights.items() if key.endswith((".mean", ".var")))
+    assert sum(array.size for array in bundle.weights.values()) - statistics == parameters
+    assert bundle.spec.model["name"] == network
     assert bundle.spec.calibration.method in ("platt", "temperature")
     assert bundle.spec.calibration.split == "calibration"
     kinds = {(point.kind, point.rate) for point in bundle.spec.operating_points}
@@ -42,9 +47,18 @@ def test_the_bundle_is_small_calibrated_and_of_the_reports_network():
     assert 0 < bundle.spec.bands.real_below <= bundle.spec.bands.fake_from < 1
 
 
-def test_the_card_states_results_per_source_and_limits():
-    card = (DEFAULT_BUNDLE / "README.md").read_text(encoding="utf-8")
-    metrics = load_bundle().spec.metrics
+def test_the_default_is_the_better_one():
+    assert load_bundle().id == load_bundle("lite0").id
+    default, report = (load_bundle(name).spec.metrics["sources"] for name in ("lite0", "report-cnn"))
+    for source in ("140k", "ciplab", "dfdc"):
+        assert default[source]["metrics"]["auc"]["value"] > report[source]["metrics"]["auc"]["value"]
+
+
+@pytest.mark.parametrize("name", ["lite0", "report-cnn"])
+def test_cards_state_results_per_source_and_limits(name):
+    bundle = load_bundle(name)
+    card = (bundle.path / "README.md").read_text(encoding="utf-8")
+    metrics = bundle.spec.metrics
     assert metrics["split"] == "test"
     for source, measured in metrics["sources"].items():
         auc = measured["metrics"]["auc"]

@@ -10,10 +10,10 @@ import pytest
 from jax.sharding import Mesh
 
 from fakeface_jax.data.augment import NO_AUGMENTATION
-from fakeface_jax.data.config import AugmentConfig
+from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED, AugmentConfig
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.models import build_network, flatten_state
-from fakeface_jax.training.config import TrainConfig
+from fakeface_jax.training.config import LossConfig, OptimizerConfig, TrainConfig
 from fakeface_jax.training.state import Layout, init_state
 from fakeface_jax.training.step import cross_entropy, make_eval_step, make_train_step
 
@@ -29,14 +29,14 @@ def toy_batch(seed):
 
 
 class Run:
-    def __init__(self, *, devices=1, dtype="float32", augment=NO_AUGMENTATION, rate=1e-3, seed=0):
+    def __init__(self, *, devices=1, dtype="float32", augment=NO_AUGMENTATION, rate=1e-3, seed=0, **settings):
         self.network = build_network({"name": "report", "size": SIZE, "dtype": dtype}, seed=seed)
         optimizer = optax.adam(rate)
         self.layout = Layout(Mesh(np.array(jax.devices()[:devices]), ("data",)))
-        self.state = self.layout.replicate(init_state(self.network, optimizer))
-        self.step = make_train_step(
-            self.network, optimizer, TrainConfig(data=Path(), output=Path(), augment=augment, seed=seed)
-        )
+        config = TrainConfig(data=Path(), output=Path(), augment=augment, seed=seed, **settings)
+        average = config.optimizer.average is not None
+        self.state = self.layout.replicate(init_state(self.network, optimizer, average=average))
+        self.step = make_train_step(self.network, optimizer, config)
 
     def logits(self, batch):
         return np.asarray(jax.jit(self.network.apply)(*self.state.weights, jnp.asarray(batch["image"]) / 255.0))
@@ -122,6 +122,47 @@ def test_augmentation_follows_from_seed_and_step_alone():
     assert [run(batch)["loss"] for _ in range(3)] == sequence
     unwarped = entropy_in_numpy(run.logits(batch), batch["label"]).mean()
     assert len({*sequence, unwarped}) == 4
+
+
+def test_the_average_follows_its_definition_and_is_what_ships():
+    run = Run(optimizer=OptimizerConfig(average=0.15))
+    wanted = flatten_state(run.state.params)
+    for step in range(4):
+        run(toy_batch(step))
+        kept = min(0.15, (1 + step) / (10 + step))
+        new = flatten_state(run.state.params)
+        wanted = {name: kept * wanted[name] + (1 - kept) * value for name, value in new.items()}
+        for name, value in flatten_state(run.state.weights[0]).items():
+            np.testing.assert_allclose(value, wanted[name], rtol=1e-5, atol=1e-7)
+    assert kept == 0.15  # and the first was 0.1: both branches of the definition were taken
+    assert run.state.weights is run.state.average
+    assert any(not np.array_equal(new[name], wanted[name]) for name in new)
+    plain = Run()
+    assert plain.state.average is None
+    assert plain.state.weights[0] is plain.state.params
+
+
+def test_a_step_minimises_the_loss_it_is_told_to():
+    batch = toy_batch(0)
+    batch["label"][:12] = 0.0
+    config = LossConfig(label_smoothing=0.2, separate_classes=True)
+    run = Run(loss=config)
+    logits, labels = run.logits(batch), batch["label"]
+    losses = entropy_in_numpy(logits, np.where(labels > 0, 0.9, 0.1))
+    wanted = (losses[labels < 0.5].mean() + losses[labels > 0.5].mean()) / 2
+    metrics = run(batch)
+    assert metrics["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert metrics["correct"] == np.sum((logits > 0) == (labels > 0.5))
+    assert abs(wanted - losses.mean()) > 1e-3
+
+
+def test_made_fakes_are_counted():
+    run = Run()
+    assert run(toy_batch(0))["self_blended"] == 0
+    pseudo = np.zeros(BATCH, np.int32)
+    pseudo[:3], pseudo[3:8] = SELF_BLENDED, UP_SAMPLED
+    metrics = run(toy_batch(0) | {"pseudo": pseudo})
+    assert (metrics["self_blended"], metrics["up_sampled"]) == (3, 5)
 
 
 def test_bfloat16_trains():

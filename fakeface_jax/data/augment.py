@@ -35,7 +35,7 @@ def affine_matrices(
     def draw(index: int, limit: float, size: tuple[int, ...] = ()) -> jax.Array:
         return jax.random.uniform(keys[index], (count, *size), jnp.float32, -limit, limit)
 
-    warped = jax.random.bernoulli(jax.random.fold_in(key, 5), config.warped, (count,)).astype(jnp.float32)
+    warped = jax.random.bernoulli(jax.random.fold_in(key, 5), float(config.warped), (count,)).astype(jnp.float32)
     theta = jnp.deg2rad(draw(0, config.rotation)) * warped
     shift_rows = draw(1, config.height_shift) * height * warped
     shift_columns = draw(2, config.width_shift) * width * warped
@@ -47,7 +47,8 @@ def affine_matrices(
     linear = linear.reshape(count, 2, 2)
     shift = jnp.stack([cos * shift_rows - sin * shift_columns, sin * shift_rows + cos * shift_columns], -1)
     centre = jnp.array([height / 2 - 0.5, width / 2 - 0.5], jnp.float32)
-    offset = centre + shift - linear @ centre
+    # Highest precision, here and in `warp`: an accelerator's default would move pictures by parts of a pixel.
+    offset = centre + shift - jnp.matmul(linear, centre, precision=jax.lax.Precision.HIGHEST)
     return jnp.concatenate([linear, offset[:, :, None]], axis=-1)
 
 

@@ -4,15 +4,17 @@ Example:
     >>> dataset = build_dataset("manifest.parquet", "data", CropSpec(size=150))
     >>> dataset = open_dataset("data")
     >>> dataset.crop.size, dataset.sizes["train"]
+    >>> both = open_dataset(("data", "newer-data"))        # as if it were one
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Dataset:
         sizes: samples per split.
         manifest_sha256: the fingerprint of the manifest they were made from.
         rejected: `id` and `reason` of every picture that was left out.
+        whole_images: whole pictures were stored instead of faces.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class Dataset:
     sizes: Mapping[str, int]
     manifest_sha256: str
     rejected: tuple[Mapping[str, str], ...]
+    whole_images: bool = False
 
     def source(self, split: str, *, pictures: bool = True) -> Any:
         """Random access to a split: `len`, and items with `image` (uint8 RGB), `label`, `id`, `source`, `group`.
@@ -60,6 +64,73 @@ class Dataset:
             labels = [int(record["label"]) for record in self.source(split, pictures=False)]
             counts[split] = {"real": labels.count(Label.REAL), "fake": labels.count(Label.FAKE)}
         return counts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JoinedDataset(Dataset):
+    """Several prepared data sets read as one: each split is that of the first, then that of the next.
+
+    Attributes:
+        parts: in order; cut alike.
+    """
+
+    parts: tuple[Dataset, ...]
+
+    def source(self, split: str, *, pictures: bool = True) -> Any:
+        """As of one data set; a part without the split adds nothing to it."""
+        found = [part.source(split, pictures=pictures) for part in self.parts if split in part.sizes]
+        if not found:
+            raise DataError(f"{self.path}: has no split {split!r}; there are {', '.join(self.sizes)}")
+        return _OneAfterAnother(found)
+
+
+class _OneAfterAnother:
+    """Random access to the samples of several sources."""
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self._places = [(source, row) for source in sources for row in range(len(source))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Any:
+        source, row = self._places[index]
+        return source[row]
+
+
+def join_datasets(parts: Sequence[Dataset]) -> Dataset:
+    """Several prepared data sets as one; a single one stays what it is.
+
+    Raises:
+        DataError: none is given, one is given twice, or they were not cut alike.
+    """
+    if not parts:
+        raise DataError("no prepared data set is given; name at least one")
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    for number, part in enumerate(parts[1:], start=1):
+        if any(part.path.resolve() == other.path.resolve() for other in parts[:number]):
+            raise DataError(f"{part.path}: is given twice; name it once")
+        if (part.crop, part.whole_images) != (first.crop, first.whole_images):
+            raise DataError(f"{part.path}: was not cut as {first.path} was; build both with the same settings")
+        if part.detector != first.detector and not part.whole_images:
+            raise DataError(
+                f"{part.path}: its faces were found by {part.detector}, those of {first.path} by {first.detector}; "
+                "build both with one detector"
+            )
+    splits = dict.fromkeys(split for part in parts for split in part.sizes)
+    fingerprints = "\n".join(part.manifest_sha256 for part in parts)
+    return JoinedDataset(
+        path=first.path,
+        crop=first.crop,
+        detector=first.detector,
+        sizes={split: sum(part.sizes.get(split, 0) for part in parts) for split in splits},
+        manifest_sha256=hashlib.sha256(fingerprints.encode()).hexdigest(),
+        rejected=tuple(one for part in parts for one in part.rejected),
+        whole_images=first.whole_images,
+        parts=tuple(parts),
+    )
 
 
 def build_dataset(
@@ -107,15 +178,17 @@ def build_dataset(
     return dataset
 
 
-def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
+def open_dataset(directory: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Dataset:
     """Opens prepared crops.
 
     Args:
-        directory: TFDS's version directory, or one above it that holds exactly one.
+        directory: TFDS's version directory, or one above it that holds exactly one; or several such, read as one.
 
     Raises:
-        DataError: none there, several there, or not written by this project.
+        DataError: none there, several there, not written by this project, or several that were not cut alike.
     """
+    if not isinstance(directory, str | os.PathLike):
+        return join_datasets([open_dataset(one) for one in directory])
     found = sorted(Path(directory).glob("**/dataset_info.json"))
     found = [path for path in found if "incomplete" not in path.parent.name]
     if len(found) != 1:
@@ -133,6 +206,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             sizes={name: split.num_examples for name, split in info.splits.items()},
             manifest_sha256=metadata["manifest_sha256"],
             rejected=tuple(metadata["rejected"]),
+            whole_images=metadata.get("kind") == "whole_images",
         )
     except Exception as error:  # TFDS raises many kinds on files that are not its own
         why = (str(error) or type(error).__name__).splitlines()[0]

@@ -36,6 +36,9 @@ BIAS_BOUND = 100.0
 RATES = (0.01, 0.05)
 """Error rates that operating points are chosen for."""
 
+FAKE_AT_FPR, REAL_AT_FNR = 0.01, 0.05
+"""Error rates of the verdicts. `fake` has the stricter one: a wrong accusation harms more than a missed fake."""
+
 
 def source_balanced_weights(sources: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Weights that give every source the same total; their mean is 1.
@@ -184,7 +187,9 @@ def choose_operating_points(
     return tuple(points)
 
 
-def choose_bands(points: Sequence[OperatingPoint], *, fpr: float = 0.05, fnr: float = 0.05) -> VerdictBands:
+def choose_bands(
+    points: Sequence[OperatingPoint], *, fpr: float = FAKE_AT_FPR, fnr: float = REAL_AT_FNR
+) -> VerdictBands:
     """Verdict bands from operating points: fake from the threshold at `fpr`, real below the one at `fnr`.
 
     The thresholds of a detector with fewer errors than that cross; both bands then start at their midpoint, nothing

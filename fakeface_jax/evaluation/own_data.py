@@ -34,6 +34,7 @@ from fakeface_jax.data.sources import read_sample, read_source
 from fakeface_jax.decision import OperatingPoint, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError, MediaError
 from fakeface_jax.evaluation.calibration import (
+    FAKE_AT_FPR,
     _rate_interval,
     choose_bands,
     choose_operating_points,
@@ -50,9 +51,6 @@ LEAST = 20
 
 SPLIT = "own pictures"
 """What operating points call the split that they were chosen on."""
-
-BANDS_RATE = 0.05
-"""Error rate of the verdict bands, as in `choose_bands`."""
 
 _FAKE_FOLDERS = ("fake", "training_fake")
 
@@ -282,7 +280,7 @@ def recalibrate(classifier: FaceClassifier, faces: OwnFaces) -> Recalibration:
     if fakes:
         calibration = fit_calibration(own.labels, logits, split=SPLIT, groups=own.groups)
         points = choose_operating_points(own.labels, calibration(logits), split=SPLIT, groups=own.groups)
-        bands = choose_bands(points, fpr=BANDS_RATE, fnr=BANDS_RATE)
+        bands = choose_bands(points)
     else:
         calibration = spec.calibration
         points = (*_false_positive_points(calibration(logits), own), *_of_kind(spec.operating_points, "fnr"))
@@ -331,11 +329,11 @@ def _false_positive_points(p_fake: Float[np.ndarray, " n"], own: Predictions) ->
 
 
 def _bands_of_reals(old: VerdictBands, points: Sequence[OperatingPoint], reals: int) -> VerdictBands:
-    fake_from = next(point.threshold for point in points if (point.kind, point.rate) == ("fpr", BANDS_RATE))
+    fake_from = next(point.threshold for point in points if (point.kind, point.rate) == ("fpr", FAKE_AT_FPR))
     real_below = min(old.real_below, fake_from)
     lowered = ", lowered to where fake begins" if real_below < old.real_below else ""
     reason = (
-        f"fake from the threshold at {BANDS_RATE:.0%} false positives on {reals} real faces of the user's; no fakes "
+        f"fake from the threshold at {FAKE_AT_FPR:.0%} false positives on {reals} real faces of the user's; no fakes "
         f"were given, so real below the threshold as it was{lowered}: {old.reason}"
     )
     return VerdictBands(real_below=real_below, fake_from=fake_from, reason=reason)

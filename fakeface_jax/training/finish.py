@@ -24,7 +24,12 @@ from fakeface_jax.data.dataset import Dataset
 from fakeface_jax.data.degrade import degrade
 from fakeface_jax.data.loader import train_batches
 from fakeface_jax.decision import VerdictBands
-from fakeface_jax.evaluation.calibration import choose_bands, choose_operating_points, fit_calibration
+from fakeface_jax.evaluation.calibration import (
+    choose_bands,
+    choose_operating_points,
+    fit_calibration,
+    source_balanced_weights,
+)
 from fakeface_jax.evaluation.inference import labelled_faces, named, predict
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
 from fakeface_jax.models import flatten_state, pixel_scaling
@@ -68,21 +73,22 @@ def calibrate(
 ) -> BundleSpec:
     """The specification with probabilities, operating points and verdict bands fitted on the calibration split.
 
+    Every source counts alike, whatever its size: nobody knows which of them a user's picture is like, and the largest
+    one would choose thresholds for itself.
+
     Args:
         leave_out: what training did not see; a threshold that had seen it would not be one for the unseen.
     """
     left_out = named(labelled_faces(dataset, CALIBRATION_SPLIT), leave_out)
     predictions = predict(classifier, dataset, CALIBRATION_SPLIT, keep=~left_out)
-    calibration = fit_calibration(
-        predictions.labels, predictions.logits, split=CALIBRATION_SPLIT, groups=predictions.groups
-    )
-    points = choose_operating_points(
-        predictions.labels,
-        calibration(predictions.logits.astype(np.float64)),
-        split=CALIBRATION_SPLIT,
-        groups=predictions.groups,
-    )
-    return dataclasses.replace(spec, calibration=calibration, operating_points=points, bands=choose_bands(points))
+    labels, groups = predictions.labels, predictions.groups
+    weights = source_balanced_weights(predictions.sources)
+    calibration = fit_calibration(labels, predictions.logits, split=CALIBRATION_SPLIT, groups=groups, weights=weights)
+    p_fake = calibration(predictions.logits.astype(np.float64))
+    points = choose_operating_points(labels, p_fake, split=CALIBRATION_SPLIT, groups=groups, weights=weights)
+    bands = choose_bands(points)
+    bands = dataclasses.replace(bands, reason=f"{bands.reason}; every source counts alike")
+    return dataclasses.replace(spec, calibration=calibration, operating_points=points, bands=bands)
 
 
 def draw_data(config: TrainConfig, dataset: Dataset) -> None:
