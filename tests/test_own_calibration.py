@@ -12,7 +12,7 @@ from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.manifest import CONFLICT, EXACT
 from fakeface_jax.decision import OperatingPoint, VerdictBands, sigmoid
 from fakeface_jax.errors import ConfigError, DataError
-from fakeface_jax.evaluation.calibration import clopper_pearson
+from fakeface_jax.evaluation.calibration import FAKE_AT_FPR, clopper_pearson
 from fakeface_jax.evaluation.own_data import (
     LEAST,
     SPLIT,
@@ -66,7 +66,7 @@ def test_reals_alone_move_what_reals_can_tell(classifier):
     assert found["fpr", 0.01].threshold == pytest.approx(0.99, abs=1e-6)
     assert (found["fpr", 0.05].split, found["fpr", 0.05].samples) == (SPLIT, 100)
     assert found["fnr", 0.05] == old.operating_points[1]
-    assert spec.bands.fake_from == found["fpr", 0.05].threshold
+    assert spec.bands.fake_from == found["fpr", FAKE_AT_FPR].threshold
     assert spec.bands.real_below == old.bands.real_below
     assert (
         "on 100 real faces of the user's; no fakes were given, so real below the threshold as it" in spec.bands.reason
