@@ -87,7 +87,7 @@ def test_a_fact_that_gives_the_class_away_is_caught_and_named(tmp_path, fact, le
 def test_a_leak_in_every_third_file_is_caught(tmp_path):
     encodings = {"real": alike, "fake": lambda seed: LEAKS["container"](seed) if seed % 3 == 0 else alike(seed)}
     findings = audit(merge([make(tmp_path / "a", 60, encodings)]), max_auc=0.6)
-    assert only(findings).fact_auc["container"] == pytest.approx(0.5 + 1 / 6, abs=0.03)
+    assert only(findings).fact_auc["container"] == pytest.approx(0.5 + 1 / 6, abs=0.05)  # cross-validated: folds differ
     assert not findings.passed
 
 
