@@ -42,7 +42,7 @@ test-long: setup  ## the tests that take minutes
 
 test-parity: setup  ## networks against PyTorch and transformers, which are large and installed for this alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
-	@$(BIN)/python -m pytest -q tests/test_starting_weights.py tests/test_torch_files.py tests/test_vit.py
+	@$(BIN)/python -m pytest -q -m "long or not long" tests/test_starting_weights.py tests/test_torch_files.py tests/test_vit.py
 
 lint: setup  ## style
 	@$(BIN)/ruff check .
