@@ -13,10 +13,9 @@ from fakeface_jax.models.depthwise import (
     channel_moments,
     depthwise_conv,
     depthwise_plain,
-    same_padding,
     scale_channels,
 )
-from fakeface_jax.models.layers import on_cpu, pointwise_conv, stem_conv
+from fakeface_jax.models.layers import on_cpu, pointwise_conv, same_padding, stem_conv
 
 # Sums of up to some thousand products of order one, in float32 and in another order.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

@@ -66,6 +66,11 @@ class Dataset:
         return counts
 
 
+def text_of(value: bytes | str) -> str:
+    """A text feature of a stored sample: TFDS gives bytes, and strings where pictures stay undecoded."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JoinedDataset(Dataset):
     """Several prepared data sets read as one: each split is that of the first, then that of the next.

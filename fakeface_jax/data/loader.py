@@ -14,7 +14,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import absl.flags
@@ -25,6 +25,7 @@ from jaxtyping import Int64
 
 from fakeface_jax.data.blend import self_blend, up_sample
 from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.dataset import text_of
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.labels import Label
 
@@ -96,17 +97,13 @@ def kept_indices(records: Any, leave_out: Sequence[str]) -> Int64[np.ndarray, " 
 
 def _names(record: Mapping[str, Any]) -> tuple[str, ...]:
     """What a sample can be left out by: its source, and the source with its method where it has one."""
-    source, method = _text(record["source"]), _text(record["method"])
+    source, method = text_of(record["source"]), text_of(record["method"])
     return (source, f"{source}/{method}") if method else (source,)
 
 
 def _rows_without(names: list[tuple[str, ...]], leave_out: Sequence[str]) -> Int64[np.ndarray, " n"]:
     rows = [row for row, mine in enumerate(names) if not set(mine) & set(leave_out)]
     return np.array(rows, np.int64)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _shard(source: Any, processes: tuple[int, int] | None) -> grain.MapDataset:
@@ -246,7 +243,7 @@ def train_batches(
     if config.balance == "none":
         samples = _shard(source, processes).seed(seed).shuffle()
     else:
-        groups = _groups(records, by_source=config.balance == "source")
+        groups = group_rows(records, range(len(records)), by_source=config.balance == "source")
         shares = group_shares({key: len(rows) for key, rows in groups.items()}, config, pseudo)
         samples = _balanced(source, groups, shares, seed, processes)
     if pseudo.share:
@@ -268,14 +265,20 @@ def train_batches(
     return batches
 
 
-def _groups(records: Any, *, by_source: bool) -> dict[tuple[int, str], np.ndarray]:
-    """Rows by (label, source), or by (label, ""), in sorted order."""
-    rows: dict[tuple[int, str], list[int]] = {}
-    for row in range(len(records)):
+def group_rows(records: Any, rows: Iterable[int], *, by_source: bool) -> dict[tuple[int, str], np.ndarray]:
+    """Rows of a split by (label, source), or by (label, ""), in sorted order; int64 arrays.
+
+    Args:
+        records: the split, best without decoded pictures.
+        rows: which of its rows.
+        by_source: sources apart, not the classes alone.
+    """
+    found: dict[tuple[int, str], list[int]] = {}
+    for row in rows:
         record = records[row]
-        key = (int(record["label"]), _text(record["source"]) if by_source else "")
-        rows.setdefault(key, []).append(row)
-    return {key: np.array(rows[key]) for key in sorted(rows)}
+        key = (int(record["label"]), text_of(record["source"]) if by_source else "")
+        found.setdefault(key, []).append(row)
+    return {key: np.array(found[key], np.int64) for key in sorted(found)}
 
 
 def evaluation_batches(

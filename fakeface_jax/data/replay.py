@@ -22,7 +22,7 @@ from jaxtyping import Int64
 
 from fakeface_jax.data.config import LoaderConfig, PseudoFakeConfig
 from fakeface_jax.data.dataset import Dataset, JoinedDataset
-from fakeface_jax.data.loader import group_shares, kept_indices
+from fakeface_jax.data.loader import group_rows, group_shares, kept_indices
 from fakeface_jax.errors import DataError
 from fakeface_jax.labels import Label
 
@@ -86,8 +86,8 @@ def replay(
     if fresh.all():
         raise DataError("the data set before the last has no training samples to replay")
     by_source = config.balance == "source"
-    old_groups = _groups(records, every[~fresh], by_source=by_source)
-    new_groups = _groups(records, every[fresh], by_source=False)
+    old_groups = group_rows(records, every[~fresh].tolist(), by_source=by_source)
+    new_groups = group_rows(records, every[fresh].tolist(), by_source=False)
     # Sizes are evened out within the old samples alone. There a small class is no reason to stop: it is drawn often.
     even = dataclasses.replace(config, max_repeats=config.max_repeats if by_source else math.inf)
     sizes = {key: len(rows) for key, rows in old_groups.items()}
@@ -111,17 +111,6 @@ def replay(
     counts = _whole_numbers([part for _, part in drawn], total)
     rows = [_passes(rows, count, rng) for (rows, _), count in zip(drawn, counts, strict=True)]
     return Replay(rows=np.concatenate(rows).astype(np.int64), steps=steps)
-
-
-def _groups(records: Any, rows: np.ndarray, *, by_source: bool) -> dict[tuple[int, str], np.ndarray]:
-    """Rows by (label, source), or by (label, "")."""
-    found: dict[tuple[int, str], list[int]] = {}
-    for row in rows.tolist():
-        record = records[row]
-        source = record["source"]
-        name = source.decode() if isinstance(source, bytes) else str(source)
-        found.setdefault((int(record["label"]), name if by_source else ""), []).append(row)
-    return {key: np.array(found[key], np.int64) for key in sorted(found)}
 
 
 def _whole_numbers(shares: list[float], total: int) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier
-from fakeface_jax.data.dataset import Dataset
+from fakeface_jax.data.dataset import Dataset, text_of
 from fakeface_jax.data.loader import Chosen, evaluation_batches
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.evaluation.predictions import Predictions
@@ -65,7 +65,7 @@ def labelled_faces(dataset: Dataset, split: str) -> Predictions:
     records = list(dataset.source(split, pictures=False))
 
     def texts(name: str) -> np.ndarray:
-        return np.array([_text(record[name]) for record in records], np.str_)
+        return np.array([text_of(record[name]) for record in records], np.str_)
 
     boxes = np.array([record["box"] for record in records], np.float32).reshape(-1, 4)
     return Predictions(
@@ -124,7 +124,3 @@ def map_crops(
         if progress is not None:
             progress(done, len(source))
     return np.concatenate(parts)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

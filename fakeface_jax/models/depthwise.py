@@ -20,16 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from fakeface_jax.models.layers import on_cpu
+from fakeface_jax.models.layers import on_cpu, same_padding
 
 _Pair = tuple[jax.Array, jax.Array]
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[tuple[int, int], int]:
-    """TensorFlow's `SAME`: (pixels before, pixels after), and the size of the result; the odd pixel comes after."""
-    result = -(-size // stride)
-    total = max((result - 1) * stride + kernel - size, 0)
-    return (total // 2, total - total // 2), result
 
 
 def depthwise_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c"], stride: int) -> Float[Array, "n oh ow c"]:

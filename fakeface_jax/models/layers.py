@@ -28,6 +28,13 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def same_padding(size: int, kernel: int, stride: int) -> tuple[tuple[int, int], int]:
+    """TensorFlow's `SAME`: (pixels before, pixels after), and the size of the result; the odd pixel comes after."""
+    result = -(-size // stride)
+    total = max((result - 1) * stride + kernel - size, 0)
+    return (total // 2, total - total // 2), result
+
+
 def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "n oh ow d"]:
     """Convolution with stride 1 and no padding (`valid`), channels last."""
     return _conv2d_cpu(x, kernel) if on_cpu() else _conv2d_plain(x, kernel)
@@ -73,12 +80,8 @@ def stem_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Fl
     if not on_cpu():
         return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     # With three channels, patches are small enough to be stored, and both gradients become matrix products.
-    edges = []
-    for size in x.shape[1:3]:
-        total = max((-(-size // 2) - 1) * 2 + 3 - size, 0)
-        edges.append((total // 2, total - total // 2))
-    height, width = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
-    padded = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    (rows, height), (columns, width) = (same_padding(size, 3, 2) for size in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
     views = [padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)]
     return jnp.concatenate(views, axis=-1) @ kernel.reshape(-1, kernel.shape[3])
 

@@ -23,7 +23,7 @@ from typing import Any
 from fakeface_jax.bundle import Bundle, load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.config import AugmentConfig, DegradeConfig, LoaderConfig, PseudoFakeConfig
-from fakeface_jax.data.dataset import Dataset, build_dataset, join_datasets, open_dataset
+from fakeface_jax.data.dataset import Dataset, build_dataset, join_datasets, open_dataset, text_of
 from fakeface_jax.data.extension import extend
 from fakeface_jax.data.manifest import Manifest, load_manifest, merge
 from fakeface_jax.errors import BundleError, ConfigError, DataError
@@ -223,7 +223,7 @@ def _check_known(manifest: Manifest, data: Dataset, config: UpdateConfig) -> Non
     splits = {row.id: row.split for row in manifest.used()}
     for split in data.sizes:
         for record in data.source(split, pictures=False):
-            name = record["id"].decode() if isinstance(record["id"], bytes) else str(record["id"])
+            name = text_of(record["id"])
             if splits.get(name) != split:
                 raise ConfigError(
                     f"{_manifest_path(config)}: does not list {name} in the {split} split, where {data.path} has it; "

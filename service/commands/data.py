@@ -111,7 +111,7 @@ class Build:
         from fakeface_jax.faces import CropSpec
 
         crop = CropSpec(size=self.size, margin=self.margin)
-        with _quiet_tfds():
+        with quiet_tfds():
             dataset = build_dataset(
                 self.manifest, self.output, crop, whole_images=self.whole_images, detector=self.detector
             )
@@ -124,7 +124,7 @@ class Build:
 
 
 @contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def quiet_tfds() -> Iterator[None]:
     """TFDS draws its bars into log files too."""
     import tensorflow_datasets as tfds
 

@@ -52,7 +52,7 @@ class Train:
             if not (self.config.output / "batch.png").exists():
                 draw_data(self.config, open_dataset(self.config.data))
 
-        with _Terminal(draw) as terminal:
+        with Terminal(draw) as terminal:
             result = train(self.config, terminal, resume=self.resume)
         bundle = finish(result, self.config)
         print(f"lowest validation loss {result.best_val_loss:.4f} in epoch {result.best_epoch}")
@@ -60,7 +60,7 @@ class Train:
         return 0
 
 
-class _Terminal:
+class Terminal:
     """Shows a run on a terminal, or as plain lines where stderr is none.
 
     Args:
@@ -74,7 +74,7 @@ class _Terminal:
         self._done_before = 0
         self._started = self._said = 0.0
 
-    def __enter__(self) -> _Terminal:
+    def __enter__(self) -> Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -98,15 +98,15 @@ class Update:
         except ImportError as error:
             raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
         from fakeface_jax.data.manifest import Manifest
-        from service.commands.data import _quiet_tfds
-        from service.commands.training import _Terminal
+        from service.commands.data import quiet_tfds
+        from service.commands.training import Terminal
 
         def placed(fresh: Manifest) -> None:
             for row in fresh.left_out():
                 tell(printable(f"left out: {row.id}: {row.left_out}"))
             print(f"{fresh.counts_table()}\n", flush=True)
 
-        with _quiet_tfds(), _bar("reading") as progress, _Terminal(lambda: None) as terminal:
+        with quiet_tfds(), _bar("reading") as progress, Terminal(lambda: None) as terminal:
             done = update(self.config, terminal, resume=self.resume, progress=progress, placed=placed)
         print(f"\n{printable(done.comparison.result.caption)}\n\n{done.comparison.table()}\n")
         if done.other_data:
