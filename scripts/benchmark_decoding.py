@@ -1,0 +1,112 @@
+"""Measures how fast sampled frames come out of a long video, as ratios in one run, interleaved, medians over rounds.
+
+    python scripts/benchmark_decoding.py
+    python scripts/benchmark_decoding.py --clip clip.mp4 --minutes 10
+
+A clip is repeated to the length asked for, without encoding it again. Read are 32 evenly spread frames, as for a quick
+verdict: walking through everything and jumping, with OpenCV and with PyAV; and every frame of the first ten seconds
+with both. Opening, which reads the file through once, is timed on its own. Without a clip one is made: 720p, H.264,
+noise that moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+
+from video import walk
+from video.frames import open_video
+from video.sampling import Sampling
+
+
+def make_clip(path: Path, frames: int = 250) -> None:
+    """H.264 as phones and sites write it: a key frame every 10 seconds at most, three B-frames."""
+    random = np.random.default_rng(0)
+    scene = random.integers(0, 256, (90, 160, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast", "bf": "3", "g": "250"})
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        for number in range(frames):
+            picture = np.ascontiguousarray(scene[number : number + 720, 2 * number : 2 * number + 1280])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+
+
+def repeat(clip: Path, path: Path, seconds: float) -> None:
+    """Copies the packets of a clip one behind the other until the video is that long."""
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        video = source.streams.video[0]
+        stream = target.add_stream_from_template(video)
+        packets = [(packet.pts, packet.dts, bytes(packet), packet.is_keyframe) for packet in source.demux(video)][:-1]
+        length = max(pts for pts, *_ in packets) + round(1 / (video.average_rate * video.time_base))
+        for turn in range(max(1, round(seconds / float(length * video.time_base)))):
+            for pts, dts, data, is_key in packets:
+                packet = av.Packet(data)
+                packet.pts, packet.dts, packet.is_keyframe = pts + turn * length, dts + turn * length, is_key
+                packet.time_base, packet.stream = video.time_base, stream
+                target.mux(packet)
+
+
+def measure(path: Path, rounds: int) -> dict[str, object]:
+    """Median seconds of each way, and ratios of the medians."""
+    spread, beginning = Sampling(frames=32), Sampling(every=1, end=10.0)
+    ways = {
+        "OpenCV, walking": ("opencv", spread, 10**9),
+        "OpenCV, jumping": ("opencv", spread, walk.SEEK_MARGIN),
+        "PyAV, walking": ("pyav", spread, 10**9),
+        "PyAV, jumping": ("pyav", spread, walk.SEEK_MARGIN),
+        "OpenCV, every frame": ("opencv", beginning, walk.SEEK_MARGIN),
+        "PyAV, every frame": ("pyav", beginning, walk.SEEK_MARGIN),
+    }
+    seconds: dict[str, list[float]] = {}
+    counters, indices = {}, {}
+    for _ in range(rounds):
+        for name, (backend, sampling, margin) in ways.items():
+            walk.SEEK_MARGIN = margin
+            started = time.perf_counter()
+            with open_video(path, backend) as video:
+                opened = time.perf_counter()
+                indices[name] = [frame.index for frame in video.frames(sampling)]
+                seconds.setdefault(name, []).append(time.perf_counter() - opened)
+                seconds.setdefault(f"opening, {backend}", []).append(opened - started)
+                counters[name] = f"{video.counters.read} of {video.frame_count} frames read"
+    median = {name: round(float(np.median(values)), 4) for name, values in seconds.items()}
+    if len({tuple(indices[name]) for name in list(ways)[:4]}) != 1:
+        raise SystemExit("the ways sampled different frames")
+    return {
+        "rounds": rounds,
+        "seconds": median,
+        "frames": counters,
+        "ratios": {
+            "OpenCV, walking / jumping": round(median["OpenCV, walking"] / median["OpenCV, jumping"], 2),
+            "PyAV, walking / jumping": round(median["PyAV, walking"] / median["PyAV, jumping"], 2),
+            "jumping, OpenCV / PyAV": round(median["OpenCV, jumping"] / median["PyAV, jumping"], 2),
+            "every frame, OpenCV / PyAV": round(median["OpenCV, every frame"] / median["PyAV, every frame"], 2),
+        },
+    }
+
+
+def main() -> None:
+    """Makes the long video, measures, prints the result as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clip", type=Path, help="what is repeated; one is made if none is given")
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fakeface-") as folder:
+        clip = options.clip or Path(folder) / "clip.mp4"
+        if not options.clip:
+            make_clip(clip)
+        long = Path(folder) / "long.mp4"
+        repeat(clip, long, options.minutes * 60)
+        print(json.dumps(measure(long, options.rounds), indent=2))
+
+
+if __name__ == "__main__":
+    main()

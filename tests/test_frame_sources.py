@@ -1,0 +1,331 @@
+"""One contract for all readers of video files, over clips with known truth: backend x clip is the table of what works.
+
+Run it with `pytest tests/test_frame_sources.py -v -k contract` to see the table.
+"""
+
+import contextlib
+import io
+import math
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="the clips are made with PyAV: pip install 'fakeface-jax[video]'")
+
+from clips import CLIPS, COUNT, RATE, Clip, is_upright, number_of
+
+from fakeface_jax.errors import ConfigError, DecodeError, MediaError, OpenError
+from video import walk
+from video.frames import Frame, FrameSource, VideoFile, open_video
+from video.packets import PacketIndex
+from video.pyav import PyAVFile
+from video.sampling import Sampling
+
+BACKENDS = ("opencv", "pyav")
+READABLE = [name for name, clip in CLIPS.items() if not clip.errors]
+SOUND = [name for name in READABLE if CLIPS[name].certain is None]
+REFUSED = [name for name, clip in CLIPS.items() if clip.errors]
+
+SAMPLINGS = {
+    "every-25th": Sampling(every=25),
+    "three-a-second": Sampling(fps=3.0),
+    "three-frames": Sampling(frames=3),
+    "window": Sampling(every=20, start=0.5, end=2.0),
+    "late-window": Sampling(frames=2, start=1.5),
+}
+
+
+@pytest.fixture(scope="session")
+def clip_path(tmp_path_factory):
+    """Makes a clip when it is first asked for."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(name):
+        path = folder / CLIPS[name].file
+        if not path.exists():
+            CLIPS[name].make(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def decoded(clip_path):
+    """All frames of a clip, by a walk that never jumps."""
+    known: dict[tuple[str, str], list[Frame]] = {}
+
+    def decode(backend, name):
+        if (backend, name) not in known:
+            with open_video(clip_path(name), backend) as video:
+                known[backend, name] = list(video.frames(Sampling(every=1)))
+                assert video.counters.skipped == 0
+        return known[backend, name]
+
+    return decode
+
+
+def same(frames, others):
+    return [(frame.index, frame.time) for frame in frames] == [(other.index, other.time) for other in others] and all(
+        np.array_equal(frame.image, other.image) for frame, other in zip(frames, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_contract(clip_path, backend, name, capfd):
+    clip: Clip = CLIPS[name]
+    if clip.errors:
+        kind, words = clip.errors[backend]
+        with pytest.raises(kind, match=words) as caught:
+            open_video(clip_path(name), backend)
+        assert str(caught.value).startswith(str(clip_path(name)))
+        assert "\n" not in str(caught.value)
+    else:
+        with open_video(clip_path(name), backend) as video:
+            assert isinstance(video, FrameSource)
+            assert (video.width, video.height) == clip.size
+            assert video.times_from == clip.times_from
+            if clip.certain is None:
+                assert video.duration == pytest.approx(clip.times[-1] + 1 / RATE, abs=0.25)
+            frames = list(video.frames(Sampling(every=1)))
+            check_frames(clip, frames)
+            counters = video.counters
+            assert counters.sampled == counters.read == len(frames)
+            assert counters.skipped == 0
+            if clip.certain is None:
+                assert len(frames) == len(clip.times)
+                assert counters.dropped == video.frame_count - len(clip.times)  # what an edit list hides, if any
+            else:
+                assert counters.read + counters.dropped == COUNT
+                assert counters.dropped > 0
+            assert same(list(video.frames(Sampling(every=1))), frames)  # each walk begins at the beginning
+            assert video.counters == counters
+            video.close()
+            video.close()
+    assert capfd.readouterr() == ("", "")  # neither OpenCV nor FFmpeg writes past Python
+
+
+def check_frames(clip, frames):
+    width, height = clip.size
+    numbers = clip.numbers or tuple(range(len(clip.times)))
+    indices = [frame.index for frame in frames]
+    assert indices == sorted(set(indices))
+    assert set(clip.certain or range(len(clip.times))) <= set(indices)
+    for frame in frames:
+        assert frame.image.shape == (height, width, 3)
+        assert frame.image.dtype == np.uint8
+        certain = clip.certain is None or frame.index in clip.certain
+        if certain or not clip.cut:  # at a cut, frames are missing between others that were coded before them
+            assert frame.time == pytest.approx(clip.times[frame.index], abs=2e-3)
+        if certain:
+            assert number_of(frame.image) == numbers[frame.index]
+            assert is_upright(frame.image)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sampling_is_decoding_everything_and_picking(clip_path, decoded, monkeypatch, backend, name, sampling):
+    sampling, everything = SAMPLINGS[sampling], decoded(backend, name)
+    with open_video(clip_path(name), backend) as video:
+        window = video.window(sampling)
+        choose = sampling.chooser(len(window))
+        inside = [f for f in everything if not (sampling.before_window(f.time) or sampling.after_window(f.time))]
+        if not inside:
+            with pytest.raises(DecodeError, match="no frame could be sampled"):
+                list(video.frames(sampling))
+            return
+        start = window.start if video._packets.ordered else inside[0].index
+        picked = [frame for frame in inside if choose(frame.index - start, frame.time)]
+        assert picked
+        # Never jumps; jumps wherever that gets it forward.
+        for margin in (10**6, 0) if video._can_seek and video._packets.ordered else (0,):
+            monkeypatch.setattr(walk, "SEEK_MARGIN", margin)
+            frames = list(video.frames(sampling))
+            if CLIPS[name].depends and margin == 0:
+                certain = [frame for frame in frames if frame.index in CLIPS[name].certain]
+                assert len(certain) > len(frames) / 3
+                assert same(certain, [frame for frame in everything if frame.index in [one.index for one in certain]])
+            else:
+                assert same(frames, picked)
+            assert video.counters.sampled == len(frames)
+            assert video.counters.read + video.counters.skipped <= video.frame_count
+
+
+@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_at(clip_path, decoded, monkeypatch, backend, name):
+    monkeypatch.setattr(walk, "SEEK_MARGIN", 0)
+    everything, asked = decoded(backend, name), (0, 2, 3, 30, 31, 58, 59, 1000)
+    with open_video(clip_path(name), backend) as video:
+        # 30 and 31 are in the damaged part of those clips that have one
+        compared = [index for index in asked if not CLIPS[name].depends or index in CLIPS[name].certain]
+        frames = [frame for frame in video.frames_at(asked) if frame.index in compared]
+        assert same(frames, [frame for frame in everything if frame.index in compared])
+        assert list(video.frames_at(())) == []
+        skipped = max(sum(1 for _ in video.frames_at((0, index))) and video.counters.skipped for index in (30, 55))
+        assert CLIPS[name].seeks in (None, skipped > 0)
+        for wrong in ((3, 3), (5, 2), (-1, 4)):
+            with pytest.raises(ConfigError, match="ascending"):
+                list(video.frames_at(wrong))
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_backends_agree_to_the_pixel(decoded, name):
+    ours, theirs = decoded("opencv", name), decoded("pyav", name)
+    assert [frame.index for frame in ours] == [frame.index for frame in theirs]
+    assert [frame.time for frame in ours] == pytest.approx([frame.time for frame in theirs], abs=1e-9)
+    assert all(np.array_equal(one.image, other.image) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_a_jump_that_leads_elsewhere_is_noticed(clip_path, decoded, monkeypatch):
+    monkeypatch.setattr(walk, "SEEK_MARGIN", 0)
+    for backend, kind in (("opencv", VideoFile), ("pyav", PyAVFile)):
+        expected = [decoded(backend, "constant-rate")[index] for index in (0, 30, 50)]
+        jump = kind._seek
+        for elsewhere in (59, 5, 0):
+            tried = []
+
+            def astray(self, rank, jump=jump, elsewhere=elsewhere, tried=tried):
+                tried.append(rank)
+                jump(self, max(1, elsewhere))
+
+            monkeypatch.setattr(kind, "_seek", astray)
+            with open_video(clip_path("constant-rate"), backend) as video:
+                assert same(list(video.frames_at((0, 30, 50))), expected)
+                assert tried
+                if elsewhere == 59:
+                    assert video.counters.skipped == 0  # walked from the beginning
+        monkeypatch.setattr(kind, "_seek", jump)
+
+
+def test_sparse_sampling_says_how_much_was_seen(clip_path, monkeypatch):
+    monkeypatch.setattr(walk, "SEEK_MARGIN", 0)
+    with open_video(clip_path("constant-rate"), "pyav") as video:
+        assert [frame.index for frame in video.frames_at((50,))] == [50]
+        assert video.counters == walk.FrameCounters(read=4, sampled=1, dropped=0, skipped=47)
+
+
+def test_bytes_and_open_files_are_read_by_pyav(clip_path, decoded):
+    path = clip_path("hevc-open-groups")
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        for source in (data, io.BytesIO(data), file):
+            with open_video(source) as video:
+                assert isinstance(video, PyAVFile)
+                assert video.name == "<bytes>"
+                assert same(list(video.frames(Sampling(every=1))), decoded("pyav", "hevc-open-groups"))
+        assert not file.closed
+    with PyAVFile(data, name="upload") as video:
+        assert video.name == "upload"
+    with pytest.raises(ConfigError, match="backend pyav"):
+        open_video(data, "opencv")
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name != "folder-of-pictures"])
+def test_bytes_that_are_no_video(clip_path, name):
+    kind, words = CLIPS[name].errors["pyav"]
+    with pytest.raises(kind, match=words) as caught:
+        PyAVFile(clip_path(name).read_bytes(), name="upload")
+    assert str(caught.value).startswith("upload: ")
+
+
+def test_streams_that_cannot_be_rewound(clip_path):
+    class Pipe(io.BytesIO):
+        def seek(self, *_):
+            raise io.UnsupportedOperation("seek")
+
+    with pytest.raises(OpenError, match="cannot be read and rewound"):
+        PyAVFile(Pipe(clip_path("constant-rate").read_bytes()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_passes_are_read_one_after_the_other(clip_path, backend):
+    with open_video(clip_path("edit-list"), backend) as video:
+        sampling = Sampling(faces=4, start=0.4, end=1.2)
+        assert video.window(sampling) == range(10, 30)
+        read = [[frame.index for frame in video.frames_at(indices)] for indices in video.passes(sampling)]
+        assert read == [[12, 17, 22, 27], [10, 15, 20, 25], [11, 14, 16, 19, 21, 24, 26, 29], [13, 18, 23, 28]]
+        assert [frame.index for frame in video.frames(sampling)] == read[0]
+
+
+def test_default_backends(clip_path):
+    path = clip_path("constant-rate")
+    with open_video(path) as video:
+        assert isinstance(video, VideoFile)
+        assert video.frame_count == COUNT
+        assert video.fps == pytest.approx(RATE)
+    with open_video(path, "pyav") as video:
+        assert (video.name, video.frame_count, video.frame_count_stated) == (str(path), COUNT, COUNT)
+        assert video.duration == pytest.approx(COUNT / RATE)
+        with pytest.raises(DecodeError, match="from 100 s"):
+            list(video.frames(Sampling(fps=1, start=100)))
+
+
+def test_without_pyav_one_line_says_what_is_missing(clip_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "video.pyav")
+    with pytest.raises(ConfigError, match=r"needs PyAV: pip install 'fakeface-jax\[video\]'"):
+        open_video(b"bytes")
+    with open_video(clip_path("constant-rate")) as video:
+        assert video.frame_count == COUNT
+
+
+def test_timestamps_name_frames_only_where_they_can():
+    plain = PacketIndex.of([0.0, 0.12, 0.04, 0.08, 0.16], [1, 0, 0, 0, 1])
+    assert (plain.count, plain.ordered, plain.keys.tolist()) == (5, True, [0, 4])
+    assert [plain.rank(stamp) for stamp in (0.0, 0.08, 0.09, 9.0)] == [0, 2, None, None]
+    assert [plain.key_before(rank) for rank in (0, 3, 4, 9)] == [0, 0, 4, 4]
+    hidden = PacketIndex.of([0.0, 0.04, 0.04, 0.08], [1, 0, 0, 0])
+    assert (hidden.count, hidden.ordered) == (3, True)
+    open_group = PacketIndex.of([0.0, 0.12, 0.04, 0.08], [1, 1, 0, 0])
+    assert open_group.ordered
+    jumping = PacketIndex.of([0.0, 0.04, 0.08, 0.0, 0.04, 0.08], [1, 0, 0, 1, 0, 0])
+    assert (jumping.count, jumping.timed, jumping.ordered, jumping.rank(0.04)) == (6, True, False, None)
+    assert jumping.stamps == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16, 0.2])
+    keyless = PacketIndex.of([0.0, 0.04, 0.08], [0, 0, 0])
+    assert (keyless.timed, keyless.ordered) == (True, False)
+    for untimed in (PacketIndex.of([0.0] * 4, [1, 0, 0, 0]), PacketIndex.of([math.nan] * 4, [1, 0, 0, 0])):
+        assert (untimed.count, untimed.timed, untimed.ordered) == (4, False, False)
+    assert PacketIndex.of([], []).count == 0
+    assert PacketIndex.of([math.nan], [1]).span == 0.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_closing_during_a_walk_is_an_error_of_its_own(clip_path, backend):
+    video = open_video(clip_path("constant-rate"), backend)
+    frames = video.frames(Sampling(every=1))
+    assert next(frames).index == 0
+    video.close()
+    with pytest.raises(OpenError, match="was closed while"):
+        next(frames)
+    assert len(list(video.frames(Sampling(frames=3)))) == 3  # opens it again
+    video.close()
+
+
+def test_unknown_backend(unchecked_types, clip_path):
+    with pytest.raises(ConfigError, match="unknown video backend 'vlc'"):
+        open_video(clip_path("constant-rate"), "vlc")
+
+
+def test_names_that_ffmpeg_would_expand(clip_path, tmp_path):
+    for name in ("a%03d.mp4", "http:x.mp4"):
+        (tmp_path / name).write_bytes(clip_path("constant-rate").read_bytes())
+        for backend in BACKENDS:
+            with open_video(tmp_path / name, backend) as video:
+                for _ in range(2):
+                    assert sum(1 for _ in video.frames(Sampling(every=1))) == COUNT
+
+
+def test_every_error_of_a_damaged_file_is_ours(clip_path):
+    """Bytes are overwritten all over a file: frames or a MediaError come out, nothing else."""
+    random = np.random.default_rng(0)
+    for name in ("constant-rate", "vp9-webm", "gif"):
+        whole = clip_path(name).read_bytes()
+        for _ in range(15):
+            data = bytearray(whole)
+            for at in random.integers(0, len(data), 20):
+                data[at] = random.integers(0, 256)
+            with contextlib.suppress(MediaError), PyAVFile(bytes(data)) as video:
+                assert all(frame.image.ndim == 3 for frame in video.frames(Sampling(frames=4)))

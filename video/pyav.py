@@ -1,0 +1,183 @@
+"""Video files read by PyAV: from bytes and open files, with H.264 among what it writes, and every timestamp exact.
+
+The frames are those that OpenCV gives, to the pixel; what OpenCV cannot do is read a video that is not a file of its
+own. PyAV is the extra `video`; nothing outside this module needs it.
+
+Example:
+    >>> with PyAVFile(upload.read(), name="upload") as video:
+    ...     for frame in video.frames(Sampling(fps=2.0)):
+    ...         print(frame.index, frame.time, frame.image.shape)
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import math
+import os
+import struct
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from fakeface_jax.errors import ConfigError, OpenError
+from video.containers import BinaryFile, check_bytes_are_video, check_is_video, has_seek_index, states_exact_frame_count
+from video.packets import PacketIndex
+from video.walk import FileSource
+
+try:
+    import av
+    from av.video.reformatter import Interpolation
+except ImportError as error:
+    raise ConfigError("reading videos this way needs PyAV: pip install 'fakeface-jax[video]'") from error
+
+
+class PyAVFile(FileSource):
+    """A video file, its bytes, or an open binary file, read by PyAV.
+
+    Attributes: those of `video.frames.VideoFile`; `path` is None for bytes and open files.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file that can be rewound; the latter stays open.
+        name: what errors and reports call it; the path, or `<bytes>`, by default.
+
+    Raises:
+        OpenError, DecodeError, LimitExceeded: as `VideoFile` does; also for streams that cannot be rewound.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | bytes | BinaryFile, *, name: str | None = None) -> None:
+        self.path: Path | None = None
+        self._container: Any = None
+        # Always through an open file: of a name, FFmpeg would expand "%03d" and take "http:..." for an address.
+        if isinstance(source, str | os.PathLike):
+            self.path, self.name = Path(source), name or str(source)
+            head = check_is_video(self.path)
+            self._file: Any = self.path.open("rb")
+        else:
+            self.name = name or "<bytes>"
+            self._file = io.BytesIO(source) if isinstance(source, bytes) else source
+            head = check_bytes_are_video(self._file, self.name)
+        self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
+        try:
+            self._restart()
+            self._describe_stream()
+            self._describe(self._read_packets())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Frees the decoder; twice is no error."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        if self.path is not None:
+            self._file.close()
+
+    def _describe_stream(self) -> None:
+        context, rate = self._stream.codec_context, self._stream.average_rate
+        turned = _quarter_turns(context.coded_side_data.get("display_matrix")) % 2
+        self.width, self.height = (context.width, context.height)[:: -1 if turned else 1]
+        self._check_size()
+        self.fps = float(rate) if rate and 0 < rate <= 1000 else None
+        length = self._container.duration
+        estimate = int(length / av.time_base * self.fps + 0.5) if length and self.fps else 0
+        self.frame_count_stated = self._stream.frames or (estimate if estimate > 0 else None)
+
+    def _read_packets(self) -> PacketIndex:
+        """Reads the file through without decoding."""
+        stamps, keys = array("d"), array("b")
+        for packet in self._demux():
+            if packet is not None and packet.size:
+                stamps.append(_seconds(packet, self._stream))
+                keys.append(packet.is_keyframe)
+        return PacketIndex.of(stamps, keys, starts_at_zero=not stamps or not stamps[0] > 0)
+
+    def _restart(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        if self.path is not None and self._file.closed:
+            self._file = self.path.open("rb")
+        try:
+            self._file.seek(0)
+            self._container = av.open(self._file, mode="r")
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise self._unreadable() from error
+        if not self._container.streams.video:
+            raise self._unreadable()
+        self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            raise OpenError(self.name, "a kind of video that this FFmpeg cannot decode", "convert it to MP4")
+        self._stream.thread_type = "AUTO"
+        self._packets_left = self._demux()
+        self._decoded: collections.deque[Any] = collections.deque()
+        self._frame: Any = None
+
+    def _unreadable(self) -> OpenError:
+        return OpenError(
+            self.name, "not a video that can be read", "it is damaged, sound only, or needs converting to MP4"
+        )
+
+    def _demux(self) -> Iterator[Any]:
+        """The packets, and at last an empty one (or None where reading failed) that drains the decoder."""
+        try:
+            yield from self._container.demux(self._stream)
+        except (av.FFmpegError, OSError):
+            yield None
+
+    def _grab(self) -> bool:
+        if self._container is None:
+            raise self._closed_early()
+        while not self._decoded:
+            packet = next(self._packets_left, self)
+            if packet is self:
+                return False
+            try:
+                self._decoded.extend(self._stream.codec_context.decode(packet))
+            except (av.FFmpegError, EOFError):
+                return False
+        self._frame = self._decoded.popleft()
+        return not self._frame.is_corrupt
+
+    def _stamp(self) -> float:
+        return _seconds(self._frame, self._stream)
+
+    def _retrieve(self) -> UInt8[np.ndarray, "h w 3"] | None:
+        try:
+            # Through BGR, by the filter that OpenCV uses: 10-bit video would differ by a step or two otherwise.
+            bgr = self._frame.to_ndarray(format="bgr24", interpolation=Interpolation.BICUBIC)
+        except (av.FFmpegError, ValueError):
+            return None
+        turns = round(self._frame.rotation / 90)
+        return cv2.cvtColor(np.ascontiguousarray(np.rot90(bgr, turns)), cv2.COLOR_BGR2RGB)
+
+    def _seek_begin(self, rank: int) -> int:
+        return self._packets.key_before(rank)
+
+    def _seek(self, rank: int) -> None:
+        key = float(self._packets.stamps[self._packets.key_before(rank)])
+        ticks = round(key / float(self._stream.time_base))
+        with contextlib.suppress(av.FFmpegError, OSError):  # wherever it stands then, its timestamps will tell
+            self._container.seek(ticks, stream=self._stream, backward=True)
+        self._decoded.clear()
+        self._packets_left = self._demux()
+
+
+def _seconds(timed: Any, stream: Any) -> float:
+    """Time of a packet or of a frame by the container's clock; not a number where it has none."""
+    ticks = timed.pts if timed.pts is not None else timed.dts
+    return math.nan if ticks is None else ticks * float(stream.time_base)
+
+
+def _quarter_turns(display_matrix: bytes | None) -> int:
+    """Counterclockwise; the matrix is nine native 32-bit numbers, the first two of them the cosine and the sine."""
+    if not display_matrix:
+        return 0
+    cosine, sine = struct.unpack("=2i", display_matrix[:8])
+    return round(-math.atan2(sine, cosine) / (math.pi / 2))
