@@ -15,10 +15,11 @@ RUNS := runs
 
 .PHONY: help setup demo test test-long test-parity lint format types data data-report train evaluate \
         leave-one-source-out train-report evaluate-report score-clips \
-        peers compare-keras compare-detectors benchmark-training clean
+        peers compare-keras compare-detectors compare-detection compare-aggregations \
+        benchmark-training benchmark-decoding clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 24
 
 setup: $(VENV)/ready  ## .venv with all that demo, tests and training need
 
@@ -60,30 +61,30 @@ $(RUNS)/manifest.parquet: | setup
 	  csv:$(DATA)/faces.csv@dfdc,hardfake,oldgan --train-only hardfake oldgan --output $@
 	$(BIN)/fakeface data audit $@
 
-data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA, at 160 pixels
-	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data --size 160
+data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA, at 224 pixels
+	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data --size 224
 
 data-report: $(RUNS)/manifest.parquet  ## the same at 150 pixels, for the report's network
 	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data
 
-FACES := $(RUNS)/data/fake_faces/faces-160
+FACES := $(RUNS)/data/fake_faces/faces-224
 # The recipe of the model that ships. `fakeface train --help` says what each setting does, docs/training.md why.
 RECIPE := --model efficientnet_lite0 --init-from imagenet --frozen-stages 2 --learning-rate 1e-3 --schedule cosine \
   --warmup 0.05 --weight-decay 0.02 --layer-decay 0.9 --average 0.995 --label-smoothing 0.02 --separate-classes \
   --balance class --self-blended 0.1 --up-sampled 0.05 --rotation 10 --width-shift 0.05 --height-shift 0.05 \
-  --warped 0.5 --colour 0.3 --blur 0.15 --blur-sigma 1.5 --noise 0.1 --noise-sigma 6 --scale 0.2 --scale-least 0.5 \
+  --warped 0.5 --colour 0.3 --blur 0.15 --blur-sigma 1.5 --noise 0.15 --noise-sigma 12 --scale 0.2 --scale-least 0.5 \
   --jpeg 0.3 --erase 0.1
 
 train: data  ## train the model that ships into runs/lite0
-	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/lite0 --epochs 7 $(RECIPE)
+	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/lite0 --epochs 7 --leave-out oldgan $(RECIPE)
 
 evaluate: setup  ## the model that ships on the test split, into runs/lite0/test
 	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/lite0/test \
-	  --protocol within robustness reals-only face-size --baseline
+	  --protocol within reals-only face-size unseen-method robustness --baseline
 
 SOURCES := 140k ciplab dfdc
 $(SOURCES:%=$(RUNS)/loso-%/bundle): $(RUNS)/loso-%/bundle: | data
-	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/loso-$* --epochs 2 --leave-out $* $(RECIPE)
+	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/loso-$* --epochs 2 --leave-out $* oldgan $(RECIPE)
 
 leave-one-source-out: $(SOURCES:%=$(RUNS)/loso-%/bundle)  ## train once without each source, measure on it
 	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/loso --protocol leave-one-source-out --runs $(RUNS)
@@ -98,6 +99,15 @@ evaluate-report: setup  ## the report's network as shipped, on the test split, i
 
 score-clips: setup  ## the shipped model on every labelled clip of DATA
 	$(BIN)/python scripts/score_clips.py $(DATA)/videos.csv
+
+compare-aggregations: setup  ## rules that make one score of many, on faces shown as videos and on DATA's clips: docs/videos.md
+	$(BIN)/python scripts/compare_aggregations.py --data $(FACES) --videos $(DATA)/videos.csv --leave-out oldgan
+
+compare-detection: setup  ## boxes carried between detections against boxes detected, on DATA's clips: docs/videos.md
+	$(BIN)/python scripts/compare_detection.py $(DATA)/videos.csv
+
+benchmark-decoding: setup  ## jumping against walking through a long video
+	$(BIN)/python scripts/benchmark_decoding.py
 
 compare-detectors: setup  ## face detectors on DATA and on pictures without faces: docs/detectors.md
 	$(BIN)/python scripts/compare_detectors.py $(DATA)

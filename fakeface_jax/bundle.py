@@ -18,13 +18,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands
+from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands, VideoDecision
 from fakeface_jax.errors import BundleError, ConfigError
 from fakeface_jax.faces import CropSpec
 
@@ -63,6 +63,7 @@ class BundleSpec:
         calibration: logit to P(fake).
         operating_points: thresholds at stated error rates.
         bands: the verdict bands in force.
+        video: the same for scores of whole videos; None where that was not fitted.
         provenance: data, licences, command, versions, device: free-form, for people and reports.
         metrics: per source, on the test split: free-form, for people and reports.
     """
@@ -75,6 +76,7 @@ class BundleSpec:
     normalization: Normalization = Normalization()
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
+    video: VideoDecision | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -259,9 +261,26 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             bands=VerdictBands(**document["bands"]),
             normalization=Normalization(mean=tuple(normalization["mean"]), std=tuple(normalization["std"])),
             calibration=Calibration(**document["calibration"]),
-            operating_points=tuple(OperatingPoint(**point) for point in document["operating_points"]),
+            operating_points=_parse_points(document["operating_points"]),
+            video=_parse_video(document.get("video")),  # older bundles have none
             provenance=document["provenance"],
             metrics=document["metrics"],
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error
+
+
+def _parse_points(points: Sequence[Mapping[str, Any]]) -> tuple[OperatingPoint, ...]:
+    return tuple(OperatingPoint(**point) for point in points)
+
+
+def _parse_video(video: Mapping[str, Any] | None) -> VideoDecision | None:
+    if video is None:
+        return None
+    return VideoDecision(
+        rule=video["rule"],
+        calibration=Calibration(**video["calibration"]),
+        bands=VerdictBands(**video["bands"]),
+        operating_points=_parse_points(video["operating_points"]),
+        fitted_on=video["fitted_on"],
+    )

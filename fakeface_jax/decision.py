@@ -104,3 +104,22 @@ class VerdictBands:
         if p_fake >= self.fake_from:
             return Verdict.FAKE
         return Verdict.REAL if p_fake < self.real_below else Verdict.INCONCLUSIVE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoDecision:
+    """From the score of a whole video to P(fake) and a verdict: an average errs otherwise than a single face.
+
+    Attributes:
+        rule: the aggregation rule this was fitted for; scores of another one need their own.
+        calibration: of the aggregated logit.
+        operating_points: thresholds at stated error rates of videos.
+        bands: the verdict bands in force.
+        fitted_on: in words, which videos.
+    """
+
+    rule: str
+    calibration: Calibration
+    bands: VerdictBands
+    operating_points: tuple[OperatingPoint, ...] = ()
+    fitted_on: str = ""

@@ -130,6 +130,16 @@ def landmarks_in_crop(shape: tuple[int, int], face: Face, spec: CropSpec) -> Flo
     return points.astype(np.float32)
 
 
+def sharpness(crop: UInt8[np.ndarray, "s s 3"]) -> float:
+    """How much fine detail a crop has, whatever its size, its light and its contrast.
+
+    The variance of the Laplacian (Pech-Pacheco et al., 2000) of its brightness at 112 pixels, as a share of the
+    variance of the brightness itself. Faces in focus have .05 to .25; 0 for a plain crop.
+    """
+    grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (112, 112), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var() / max(float(grey.var()), 1.0))
+
+
 def whole_image_box(image: UInt8[np.ndarray, "h w 3"]) -> Box:
     """The box of a picture that is itself a face crop: `crop_face` then takes the largest centred square."""
     return (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))

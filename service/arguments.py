@@ -15,8 +15,10 @@ from service.commands.compare import Compare
 from service.commands.data import Audit, Build, Merge
 from service.commands.evaluation import Evaluate
 from service.commands.scoring import Classify, Score
+from service.commands.streaming import Streaming
 from service.commands.training import Train
 from service.commands.updating import Calibrate, Update
+from service.commands.verification import Verify
 
 _Data = (
     Annotated[Merge, tyro.conf.subcommand("merge")]
@@ -26,6 +28,8 @@ _Data = (
 _Command = (
     Annotated[Classify, tyro.conf.subcommand("classify")]
     | Annotated[Score, tyro.conf.subcommand("score")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Streaming, tyro.conf.subcommand("stream")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -39,7 +43,9 @@ _DESCRIPTION = """How likely is it that this face is fake, and how far can that 
 fake = 1: P(fake) is a calibrated probability; the verdict is real, fake, inconclusive or no_face."""
 
 
-Command = Classify | Score | Train | Evaluate | Compare | Calibrate | Update | Merge | Audit | Build
+Command = (
+    Classify | Score | Verify | Streaming | Train | Evaluate | Compare | Calibrate | Update | Merge | Audit | Build
+)
 """What `parse` gives: settings with a `run` that gives the exit code."""
 
 

@@ -2,6 +2,8 @@
 
     fakeface classify PATH...      every face in pictures
     fakeface score VIDEO...        videos
+    fakeface verify REPORT VIDEO   whether a report of a video is reproduced
+    fakeface stream SOURCE         a camera or a network stream, live
     fakeface train ...             a model
     fakeface evaluate ...          a model: per source, robustness, sources left out
     fakeface compare OLD NEW       two evaluations of the same faces
@@ -9,8 +11,8 @@
     fakeface update ...            a model, with new fakes
     fakeface data merge|audit|build ...
 
-Exit codes: 0 done; 1 a check failed (audit, update) or training diverged; 2 usage, configuration, model or data set; 3
-some inputs failed; 4 none could be read; 128 + signal when stopped by one.
+Exit codes: 0 done; 1 a check failed (audit, update, verify) or training diverged; 2 usage, configuration, model or data
+set; 3 some inputs failed; 4 none could be read; 128 + signal when stopped by one.
 
 Results go to stdout or `--output`, everything else to stderr. Nothing heavy is imported before a command runs.
 """

@@ -1,42 +1,83 @@
+"""Each rule against its definition, worked out by hand or by a plain loop."""
+
 import numpy as np
 import pytest
 
 from fakeface_jax.errors import ConfigError
-from video.aggregation import DEFAULT_RULE, RULES, aggregate
+from video.aggregation import RULES, Scores, aggregate
 
 
-def test_default_is_the_mean_of_logits():
-    assert DEFAULT_RULE == "mean_of_logits"
-    assert aggregate(np.array([2.0, 4.0])) == pytest.approx(1 / (1 + np.exp(-3)))
+def logit(p):
+    return float(np.log(p / (1 - p)))
 
 
-def test_it_is_not_the_mean_of_probabilities():
-    logits = np.array([-1.0, 5.0])
-    probabilities = 1 / (1 + np.exp(-logits))
-    assert aggregate(logits) == pytest.approx(1 / (1 + np.exp(-2)))
-    assert abs(aggregate(logits) - probabilities.mean()) > 0.1
+def of(probabilities, **places):
+    return Scores.of([logit(p) for p in probabilities], **places)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_keeps_to_its_contract(rule):
-    generator = np.random.default_rng(0)
-    for count in (1, 2, 33):
-        logits = generator.normal(0, 5, count).astype(np.float32)
-        score = aggregate(logits, rule)
-        assert isinstance(score, float)
-        assert 0 <= score <= 1
-        assert aggregate(logits + 1, rule) >= score
-    same = np.full(7, 1.5)
-    assert aggregate(same, rule) == pytest.approx(1 / (1 + np.exp(-1.5)))
-    for extreme in (1e4, -1e4):  # no overflow warning, which would be an error here
-        assert aggregate(np.array([extreme]), rule) in (0.0, 1.0)
+def test_every_rule_keeps_equal_scores_and_rises_with_them(rule):
+    assert aggregate(Scores.of([1.5] * 20), rule) == pytest.approx(1.5, abs=1e-9)
+    low, high = Scores.of(np.linspace(-2, 1, 20).tolist()), Scores.of(np.linspace(0, 3, 20).tolist())
+    assert aggregate(low, rule) < aggregate(high, rule)
 
 
-def test_no_face_has_no_score():
+@pytest.mark.parametrize("rule", RULES)
+def test_one_face_and_certain_faces_have_a_finite_score(rule):
+    assert aggregate(Scores.of([-0.7]), rule) == pytest.approx(-0.7, abs=1e-9)
+    assert np.isfinite(aggregate(Scores.of([800.0] * 30), rule))
+    assert np.isfinite(aggregate(Scores.of([-800.0] * 30), rule))
+
+
+def test_means():
+    scores = Scores.of([0.0, 1.0, 5.0])
+    assert aggregate(scores, "mean_of_logits") == pytest.approx(2.0)
+    assert aggregate(scores, "median") == pytest.approx(1.0)
+    assert aggregate(of([0.1, 0.5, 0.9, 0.9]), "mean") == pytest.approx(logit(0.6))
+    assert aggregate(Scores.of([-50.0, 0.0, 1.0, 2.0, 90.0]), "trimmed_mean") == pytest.approx(1.0)
+    assert aggregate(Scores.of([0.0] * 6 + [4.0, 6.0]), "top_k") == pytest.approx(5.0)
+
+
+def test_the_confident_rule_of_the_dfdc_winner():
+    many_sure = [0.9] * 13 + [0.3] * 17
+    assert aggregate(of(many_sure), "confident") == pytest.approx(logit(0.9))
+    # With 11 sure faces or fewer the first branch is never taken, however short the clip.
+    assert aggregate(of([0.9] * 11), "confident") == pytest.approx(logit(0.9))
+    assert aggregate(of([0.9] * 10 + [0.3]), "confident") == pytest.approx(logit((9 + 0.3) / 11))
+    assert aggregate(of([0.1] * 19 + [0.7]), "confident") == pytest.approx(logit(0.1))
+    assert aggregate(of([0.1] * 9 + [0.7]), "confident") == pytest.approx(logit(0.16))
+
+
+def test_rules_per_person_take_the_most_fake_one():
+    people = [1, 2] * 10
+    scores = of([0.2, 0.7] * 10, people=people)
+    assert aggregate(scores, "worst_person") == pytest.approx(logit(0.7))
+    assert aggregate(scores, "deepware") == pytest.approx(logit(0.7))
+    agreed = of([0.9] * 19 + [0.1], people=[1] * 20)
+    assert aggregate(agreed, "deepware") == pytest.approx(logit(0.9))
+    assert aggregate(of([0.9] * 17 + [0.1] * 3), "deepware") == pytest.approx(logit(0.78))
+
+
+def test_the_worst_window_finds_a_short_fake():
+    times = np.arange(0, 60, 0.5)
+    logits = np.where((times >= 27) & (times < 30), 3.0, -2.0)
+    scores = Scores.of(logits.tolist(), times=times.tolist())
+    assert aggregate(scores, "worst_window") == pytest.approx(3.0)
+    assert aggregate(scores, "mean_of_logits") < -1.5
+    plain = max(
+        np.mean(logits[(times >= start) & (times < start + 2.0)])
+        for start in times
+        if ((times >= start) & (times < start + 2.0)).sum() >= 4
+    )
+    assert aggregate(scores, "worst_window") == pytest.approx(plain)
+    sparse = Scores.of([5.0, -1.0, -1.0], times=[0.0, 10.0, 20.0])
+    assert aggregate(sparse, "worst_window") == pytest.approx(1.0)
+
+
+def test_what_cannot_be_aggregated_is_refused():
+    with pytest.raises(ConfigError, match="unknown aggregation rule 'best'; known: mean_of_logits"):
+        aggregate(Scores.of([1.0]), "best")
     with pytest.raises(ConfigError, match="without scored faces"):
-        aggregate(np.zeros(0))
-
-
-def test_unknown_rule_names_the_known_ones():
-    with pytest.raises(ConfigError, match="'median'; known: mean_of_logits"):
-        aggregate(np.zeros(3), "median")
+        Scores.of([])
+    with pytest.raises(ConfigError, match="not finite"):
+        Scores.of([1.0, float("nan")])

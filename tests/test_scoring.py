@@ -16,9 +16,10 @@ from fakeface_jax.decision import VerdictBands
 from fakeface_jax.errors import ConfigError, MediaError, OpenError
 from fakeface_jax.faces import Face, create_detector
 from fakeface_jax.labels import Verdict
-from video import scoring
+from video import scoring, tracks
 from video.sampling import Sampling
-from video.scoring import MIN_FRAMES, score_image, score_video
+from video.scoring import score_image, score_video
+from video.verdicts import MIN_FRAMES
 
 
 class FixedDetector:
@@ -136,10 +137,13 @@ def test_bad_images_are_media_errors(unchecked_types, classifier, tmp_path):
     assert detector.calls == 0
 
 
-def test_video_score_is_the_mean_logit_of_all_scored_faces(classifier, clip):
+def test_video_score_is_the_mean_logit_of_the_most_fake_person(classifier, clip):
     report = score_video(classifier, FixedDetector(LARGE, SECOND, TINY), clip, Sampling(fps=5))
-    faces = [face for frame in report.frames for face in frame.faces if face.logit is not None]
-    assert report.p_fake == pytest.approx(1 / (1 + np.exp(-np.mean([face.logit for face in faces]))))
+    means = [np.mean([frame.faces[place].logit for frame in report.frames]) for place in (0, 1)]
+    assert [person.p_fake for person in report.people[:2]] == pytest.approx([1 / (1 + np.exp(-mean)) for mean in means])
+    assert report.p_fake == max(person.p_fake for person in report.people[:2])
+    assert (report.people[2].p_fake, report.people[2].verdict) == (None, Verdict.NO_FACE)
+    assert all([face.person for face in frame.faces] == [1, 2, 3] for frame in report.frames)
     evidence = report.evidence
     assert (evidence.frames_sampled, evidence.faces_scored, evidence.faces_too_small) == (20, 40, 20)
     assert (evidence.frames_with_face, evidence.frames_dropped) == (20, 0)
@@ -147,7 +151,7 @@ def test_video_score_is_the_mean_logit_of_all_scored_faces(classifier, clip):
     assert [frame.index for frame in report.frames] == list(range(0, 100, 5))
     assert report.media.sha256 == hashlib.sha256(clip.read_bytes()).hexdigest()
     assert (report.media.frames, report.media.fps) == (100, 25.0)
-    assert report.aggregation == "mean_of_logits"
+    assert report.aggregation == "worst_person"
 
 
 def test_batching_over_frames_changes_no_score(classifier, clip):
@@ -168,12 +172,31 @@ def test_batching_over_frames_changes_no_score(classifier, clip):
     assert len(set(logits)) == len(logits)  # the frames do differ
 
 
-def test_memory_holds_one_frame_however_long_the_video(classifier, clip):
+def test_memory_holds_some_frames_however_long_the_video(classifier, clip):
     detector = EveryOther(LARGE)
     report = score_video(classifier, detector, clip, Sampling(every=1))
+    # Where a face comes or goes between two detections, each frame between them is looked at.
     assert detector.calls == len(report.frames) == 100
-    assert report.evidence.frames_with_face == 50
-    assert detector.most_alive <= 2
+    assert detector.most_alive <= 7
+
+
+def test_faces_are_carried_between_detections(classifier, clip):
+    detector = FixedDetector(LARGE)
+    report = score_video(classifier, detector, clip, Sampling(every=1))
+    assert detector.calls == 21
+    assert [frame.index for frame in report.frames] == list(range(100))
+    assert [frame.faces[0].carried for frame in report.frames[:6]] == [False, True, True, True, True, False]
+    assert {frame.faces[0].box for frame in report.frames} == {LARGE}
+
+
+def test_frames_are_looked_for_until_enough_have_a_face(classifier, clip):
+    every_other = score_video(classifier, EveryOther(LARGE), clip, Sampling(faces=8))
+    assert every_other.evidence.frames_with_face >= 8
+    assert len(every_other.frames) > 8
+    times = [frame.time for frame in every_other.frames]
+    assert times == sorted(set(times))
+    assert len(score_video(classifier, FixedDetector(LARGE), clip, Sampling(faces=8)).frames) == 8
+    assert score_video(classifier, FixedDetector(), clip, Sampling(faces=8)).verdict is Verdict.NO_FACE
 
 
 def test_callbacks_come_in_order(classifier, clip):
@@ -200,7 +223,7 @@ def test_scoring_is_deterministic(classifier, clip):
 def test_stages_are_timed(classifier, clip):
     report = score_video(classifier, FixedDetector(LARGE), clip)
     stages = dataclasses.asdict(report.seconds)
-    assert list(stages) == ["open", "decode", "detect", "classify", "aggregate"]
+    assert list(stages) == ["open", "decode", "detect", "classify", "track", "aggregate"]
     assert all(seconds > 0 for seconds in stages.values())
     assert report.fps == pytest.approx(report.frames_read / report.seconds.total)
 
@@ -260,7 +283,7 @@ def test_many_faces_in_one_frame_are_little_evidence(classifier, tmp_path):
     report = score_video(with_bands(classifier, 0.0, 0.0), FixedDetector(*boxes), path)
     assert report.evidence.faces_scored == 12
     assert report.verdict is Verdict.INCONCLUSIVE
-    assert report.reason == "faces scored in 1 frame, a verdict needs 5"
+    assert report.reason == "faces scored in 1 frame, a verdict needs 5; of 12 people, 12 count"
 
 
 def test_the_hash_is_of_the_bytes_that_were_decoded(classifier, tmp_path, face_picture, monkeypatch):

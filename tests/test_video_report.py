@@ -91,7 +91,7 @@ def test_video_record_is_json_with_the_keys_of_the_contract():
     assert record["model"]["id"] == "ab" * 32
     assert record["media"]["sha256"] == "cd" * 32
     assert record["evidence"]["frames_dropped"] == 4
-    assert record["sampling"] == {"fps": 2, "every": None, "frames": None, "start": None, "end": None}
+    assert record["sampling"] == {"fps": 2, "every": None, "frames": None, "faces": None, "start": None, "end": None}
     assert record["seconds"]["total"] == pytest.approx(5.0)
     assert record["fps"] == pytest.approx(31 / 5)
     assert [(frame["index"], len(frame["faces"])) for frame in record["frames"]] == [(0, 2), (15, 0), (30, 7)]

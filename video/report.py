@@ -14,16 +14,26 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from fakeface_jax.decision import OperatingPoint, VerdictBands
-from fakeface_jax.faces import Box
 from fakeface_jax.labels import Verdict
+from video.records import (
+    Evidence,
+    FaceRecord,
+    FrameRecord,
+    Media,
+    Model,
+    PersonRecord,
+    Role,
+    StageSeconds,
+)
 from video.sampling import Sampling
 
-REPORT_FORMAT = 1
-"""Raised when a key changes its meaning or goes away; new keys do not raise it."""
+REPORT_FORMAT = 2
+"""Raised when a key changes its meaning or goes away; new keys do not raise it. The JSON Schema beside this file
+(`report.schema.json`) is of this format."""
 
-FITTED_ON = "single faces"
-"""What the operating points were fitted on. A video's score is an average and its errors are not those of one face."""
+SINGLE_FACES = "single faces"
+"""What operating points were fitted on where the model has none for videos. A video's score is an average, and its
+errors are not those of one face."""
 
 MOST_SUSPICIOUS = 5
 """How many faces a video's record lists in `faces`; all are in `frames`."""
@@ -33,6 +43,7 @@ SUMMARY_COLUMNS = (
     "verdict",
     "p_fake",
     "reason",
+    "people",
     "faces",
     "faces_scored",
     "frames_sampled",
@@ -49,135 +60,26 @@ SUMMARY_COLUMNS = (
 )
 """Columns of `summary_row`, for csv.DictWriter."""
 
-FRAME_COLUMNS = ("input", "index", "time", "face", "x0", "y0", "x1", "y1", "confidence", "p_fake", "verdict")
+FRAME_COLUMNS = (
+    "input",
+    "index",
+    "time",
+    "face",
+    "person",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "confidence",
+    "carried",
+    "sharpness",
+    "logit",
+    "p_fake",
+    "verdict",
+)
 """Columns of `VideoReport.frame_rows`, for csv.DictWriter."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class FaceRecord:
-    """One face.
-
-    Attributes:
-        box: x0, y0, x1, y1 in pixels of the original frame.
-        p_fake: calibrated probability in [0, 1]; None for a face too small to be scored.
-        verdict: by the bundle's bands; `inconclusive` for a face too small to be scored.
-        confidence: the detector's, in [0, 1]: that it is a face at all.
-        logit: calibrated; `p_fake` is its sigmoid. What videos average.
-    """
-
-    box: Box
-    p_fake: float | None
-    verdict: Verdict
-    confidence: float
-    logit: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class FrameRecord:
-    """One sampled frame of a video.
-
-    Attributes:
-        index: number of the frame in the video, from 0.
-        time: seconds from the first frame, by the container's timestamps.
-        faces: largest first; empty when none was found.
-    """
-
-    index: int
-    time: float
-    faces: tuple[FaceRecord, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Media:
-    """The file that was scored.
-
-    Attributes:
-        sha256: of the file's bytes; None for arrays.
-        width: pixels, upright.
-        height: pixels.
-        fps: nominal frame rate; None for images and where unknown.
-        frames: how many frames the file holds, counted; 1 for images.
-        frames_stated: how many its header claims.
-        duration: seconds; None for images and where unknown.
-        times_from: `container` timestamps, or the `frame rate` where there are none.
-    """
-
-    sha256: str | None
-    width: int
-    height: int
-    fps: float | None = None
-    frames: int = 1
-    frames_stated: int | None = None
-    duration: float | None = None
-    times_from: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
-    """What scored, and by which thresholds.
-
-    Attributes:
-        name: of the bundle.
-        id: sha256 over the bundle's specification and weights.
-        calibration: `none`, `temperature` or `platt`.
-        detector: the face detector used.
-        trained_with_detector: the face detector the model's training crops were found with.
-        bands: what turns P(fake) into a verdict.
-        operating_points: the thresholds behind the bands, with the error rates they were chosen for.
-    """
-
-    name: str
-    id: str
-    calibration: str
-    detector: str
-    trained_with_detector: str
-    bands: VerdictBands
-    operating_points: tuple[OperatingPoint, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """How much a video's verdict rests on.
-
-    Attributes:
-        faces_scored: how many faces.
-        frames_sampled: how many frames were looked at.
-        frames_with_face: of those, how many have a scored face.
-        seconds: from the first to the last of these, the latter's own duration included.
-        faces_too_small: found and not scored.
-        frames_dropped: frames that the file states or holds and that could not be decoded.
-    """
-
-    faces_scored: int
-    frames_sampled: int
-    frames_with_face: int
-    seconds: float
-    faces_too_small: int
-    frames_dropped: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StageSeconds:
-    """Wall-clock seconds of each stage.
-
-    Attributes:
-        open: checking, counting and hashing the file.
-        decode: grabbing, and decoding and converting what is sampled.
-        detect: finding faces.
-        classify: cutting crops and scoring them, compilation included.
-        aggregate: from face scores to the verdict.
-    """
-
-    open: float = 0.0
-    decode: float = 0.0
-    detect: float = 0.0
-    classify: float = 0.0
-    aggregate: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Of all stages."""
-        return self.open + self.decode + self.detect + self.classify + self.aggregate
+_FACE_CELLS = ("person", "confidence", "carried", "sharpness", "logit", "p_fake", "verdict")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,15 +139,18 @@ class VideoReport:
         input: as the user named it.
         verdict: `no_face` without a scored face, `inconclusive` on little evidence, else the band of `p_fake`.
         p_fake: of the video, in [0, 1]; None without a scored face.
-        reason: in words, where the verdict is not simply the band of the score; else empty.
+        reason: the verdict in words.
+        people: who is in it, in order of appearance.
         frames: one record per sampled frame, in order.
-        evidence: what the verdict rests on.
+        evidence: what the verdict rests on, of everybody.
         media: the file.
         sampling: which frames were looked at.
-        model: what scored. Its operating points were fitted on single faces, which the JSON says.
+        model: what scored.
         aggregation: the rule that made one score of many.
         seconds: wall-clock time of each stage.
-        frames_read: frames of the file that were walked through, sampled or not.
+        frames_read: frames of the file that came out of the decoder, sampled or not.
+        frames_skipped: frames that were jumped over: of them nothing is known.
+        settings: whatever else a score depends on: of tracking, of detection between frames, versions.
     """
 
     input: str
@@ -260,6 +165,9 @@ class VideoReport:
     aggregation: str
     seconds: StageSeconds
     frames_read: int
+    frames_skipped: int = 0
+    people: tuple[PersonRecord, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def fps(self) -> float:
@@ -279,11 +187,15 @@ class VideoReport:
         return {
             **_head(self, "video"),
             "faces": suspicious,
+            "people": _plain(self.people),
             "evidence": _plain(self.evidence),
             "aggregation": self.aggregation,
             **_scored_by(self.model),
             "media": _plain(self.media),
             "sampling": _plain(self.sampling),
+            "settings": _plain(self.settings),
+            "frames_read": self.frames_read,
+            "frames_skipped": self.frames_skipped,
             "seconds": _seconds(self.seconds),
             "fps": self.fps,
             "frames": _plain(self.frames),
@@ -291,30 +203,11 @@ class VideoReport:
 
     def summary_row(self) -> dict[str, Any]:
         """One CSV row; the keys are `SUMMARY_COLUMNS`."""
-        evidence = self.evidence
-        return _row(
-            **_summary(self),
-            faces=evidence.faces_scored + evidence.faces_too_small,
-            faces_scored=evidence.faces_scored,
-            frames_sampled=evidence.frames_sampled,
-            frames_with_face=evidence.frames_with_face,
-            seconds_covered=evidence.seconds,
-            frames_dropped=evidence.frames_dropped,
-            duration=self.media.duration,
-        )
+        return summary_row(self.to_dict())
 
     def frame_rows(self) -> list[dict[str, Any]]:
         """The per-frame table: a row per face, and one without a face for frames without; keys are `FRAME_COLUMNS`."""
-        rows = []
-        for frame in self.frames:
-            place = {"input": self.input, "index": frame.index, "time": frame.time}
-            for number, face in enumerate(frame.faces):
-                corners = dict(zip(("x0", "y0", "x1", "y1"), face.box, strict=True))
-                score = {"confidence": face.confidence, "p_fake": face.p_fake, "verdict": str(face.verdict)}
-                rows.append({**place, "face": number, **corners, **score})
-            if not frame.faces:
-                rows.append({**dict.fromkeys(FRAME_COLUMNS), **place, "verdict": str(Verdict.NO_FACE)})
-        return rows
+        return frame_rows(self.to_dict())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -336,6 +229,39 @@ class ErrorRecord:
     def summary_row(self) -> dict[str, Any]:
         """One CSV row; the keys are `SUMMARY_COLUMNS`."""
         return _row(input=self.input, error=self.error)
+
+
+def summary_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """One CSV row of a video's record; the keys are `SUMMARY_COLUMNS`."""
+    evidence, media, model = record["evidence"], record["media"], record["model"]
+    return _row(
+        **{name: record[name] for name in ("input", "verdict", "p_fake", "reason")},
+        **{name: media[name] for name in ("width", "height", "sha256", "duration")},
+        **{name: evidence[name] for name in ("faces_scored", "frames_sampled", "frames_with_face", "frames_dropped")},
+        model=model["name"],
+        model_id=model["id"],
+        people=len(record["people"]),
+        faces=evidence["faces_scored"] + evidence["faces_too_small"],
+        seconds_covered=evidence["seconds"],
+    )
+
+
+def frame_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per face of a video's record, and one without a face for frames without; keys are `FRAME_COLUMNS`."""
+    rows = []
+    for frame in record["frames"]:
+        place = {"input": record["input"], "index": frame["index"], "time": frame["time"]}
+        for number, face in enumerate(frame["faces"]):
+            corners = dict(zip(("x0", "y0", "x1", "y1"), face["box"], strict=True))
+            rows.append({**place, "face": number, **corners, **{name: face[name] for name in _FACE_CELLS}})
+        if not frame["faces"]:
+            rows.append({**dict.fromkeys(FRAME_COLUMNS), **place, "verdict": str(Verdict.NO_FACE)})
+    return rows
+
+
+def main_people(report: VideoReport) -> list[PersonRecord]:
+    """Those whose scores count for the video."""
+    return [person for person in report.people if person.role is Role.MAIN]
 
 
 def _head(report: ImageReport | VideoReport, kind: str) -> dict[str, Any]:
@@ -360,7 +286,8 @@ def _scored_by(model: Model) -> dict[str, Any]:
         "detector": model.detector,
         "bands": _plain(model.bands),
         "operating_points": _plain(model.operating_points),
-        "operating_points_fitted_on": FITTED_ON,
+        "operating_points_fitted_on": SINGLE_FACES,
+        "video_decision": _plain(model.video),
     }
 
 

@@ -11,10 +11,12 @@ Example:
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +24,17 @@ from jaxtyping import UInt8
 
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier, FaceScore
 from fakeface_jax.errors import OpenError
-from fakeface_jax.faces import Face, FaceDetector, whole_image_box
+from fakeface_jax.faces import Face, FaceDetector, sharpness, whole_image_box
 from fakeface_jax.images import decode_image, read_image_file
 from fakeface_jax.labels import Verdict
-from video.aggregation import DEFAULT_RULE, RULES, aggregate
-from video.frames import Frame, VideoFile
-from video.report import Evidence, FaceRecord, FrameRecord, ImageReport, Media, Model, StageSeconds, VideoReport
+from video.aggregation import DEFAULT_RULE, check_rule
+from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
+from video.frames import Frame, FrameCounters, VideoFile
+from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
+from video.report import ImageReport, VideoReport
 from video.sampling import Sampling
-
-MIN_FACE = 32
-"""Pixels. A face whose longer side is shorter is found and counted and not scored: what is left of it is the scaling
-filter, on which training said nothing."""
-
-MIN_FRAMES = 5
-"""With scored faces in fewer frames a video is `inconclusive`: averaging that few leaves most of one frame's error (on
-DFDC, log loss .490 for one frame against .254 for 32). Many faces in one frame are no substitute: they share its light,
-its blur and its compression."""
-
-MIN_SECONDS = 1.0
-"""The same for faces seen over a shorter time: neighbouring frames are one observation, however many they are."""
+from video.tracks import Tracker, TrackingConfig
+from video.verdicts import decide, without_score
 
 Progress = Callable[[int, int | None], None]
 """Called with how many frames are done, and how many there will be (about), or None."""
@@ -88,7 +82,7 @@ def score_image(
         input=name,
         verdict=verdict,
         p_fake=p_fake,
-        reason=_without_score(len(faces)) if p_fake is None else "",
+        reason=without_score(len(faces)) if p_fake is None else "",
         faces=records,
         media=Media(sha256=sha256, width=image.shape[1], height=image.shape[0]),
         model=_model(classifier, "none (whole image)" if whole_image else detector.name),
@@ -103,21 +97,22 @@ def score_video(
     path: str | os.PathLike[str],
     sampling: Sampling | None = None,
     *,
-    rule: str = DEFAULT_RULE,
+    rule: str | None = None,
     progress: Progress | None = None,
     on_frame: Callable[[FrameRecord], None] | None = None,
 ) -> VideoReport:
-    """Scores every face of the sampled frames of a video file, and the video.
+    """Scores every face of the sampled frames of a video file, the people in it, and the video.
 
     Faces are classified in batches across frames. Only their crops wait for that, at most a batch of them beyond one
-    frame's; frames do not, so memory does not grow with the length of the video.
+    frame's; frames wait for the next detection at most, so memory does not grow with the length of the video.
 
     Args:
         classifier: the model.
-        detector: finds the faces in each sampled frame.
+        detector: finds the faces.
         path: the video.
         sampling: which frames; 32, evenly spread, by default.
-        rule: how scores become one, a key of `video.aggregation.RULES`.
+        rule: how scores become one, a key of `video.aggregation.RULES`; by default the one the model was calibrated
+            for.
         progress: called after each sampled frame.
         on_frame: called with each frame's record, in order, once all its faces are scored.
 
@@ -126,18 +121,20 @@ def score_video(
         ConfigError: unknown rule.
     """
     sampling = (sampling or Sampling()).resolved()
-    if rule not in RULES:
-        aggregate(np.zeros(0), rule)  # raises, before minutes of work
+    spec = classifier.spec
+    rule = rule or (spec.video.rule if spec.video is not None else DEFAULT_RULE)
+    check_rule(rule)  # before minutes of work
     clock = _Clock()
     with VideoFile(path) as video:
-        sha256 = _sha256(video.path)
+        sha256 = file_sha256(video.path)
         total = video.expected_samples(sampling)
         clock.lap("open")
-        batcher = _Batcher(classifier, on_frame)
-        for done, frame in enumerate(_timed(video.frames(sampling), clock), start=1):
-            faces = detector.detect(frame.image)
+        batcher, tracker, counted = _Batcher(classifier, on_frame), Tracker(), _Counted(video)
+        for done, found in enumerate(_look(video, sampling, detector, classifier, clock, counted), start=1):
             clock.lap("detect")
-            batcher.add(frame, faces)
+            people = tracker.assign(found.time, [face.box for face in found.faces], found.looks)
+            clock.lap("track")
+            batcher.add(found, people)
             clock.lap("classify")
             if progress is not None:
                 progress(done, max(done, total))
@@ -153,25 +150,74 @@ def score_video(
             duration=video.duration,
             times_from=video.times_from,
         )
-        counters = video.counters
-    evidence = _evidence(records, media, counters.dropped)
-    logits = [face.logit for record in records for face in record.faces if face.logit is not None]
-    p_fake = aggregate(np.asarray(logits, np.float64), rule) if logits else None
-    verdict, reason = _video_verdict(classifier, p_fake, evidence)
+        counters = counted.total()
+    outcome = decide(records, spec, rule=rule, fps=media.fps, dropped=counters.dropped)
     return VideoReport(
         input=os.fspath(path),
-        verdict=verdict,
-        p_fake=p_fake,
-        reason=reason,
+        verdict=outcome.verdict,
+        p_fake=outcome.p_fake,
+        reason=outcome.reason,
+        people=outcome.people,
         frames=records,
-        evidence=evidence,
+        evidence=outcome.evidence,
         media=media,
         sampling=sampling,
         model=_model(classifier, detector.name),
         aggregation=rule,
+        settings={
+            "detect_every": DETECT_EVERY,
+            "tracking": dataclasses.asdict(TrackingConfig()),
+            "versions": {name: version(name) for name in ("fakeface-jax", "jax", "opencv-python")},
+        },
         seconds=clock.lap("aggregate"),
         frames_read=counters.read,
+        frames_skipped=counters.skipped,
     )
+
+
+def _look(
+    video: VideoFile,
+    sampling: Sampling,
+    detector: FaceDetector,
+    classifier: FaceClassifier,
+    clock: _Clock,
+    counted: _Counted,
+) -> Iterator[Found]:
+    """The sampled frames with their faces, in order of time."""
+    if sampling.faces is None:
+        yield from find_faces(_timed(video.frames(sampling), clock), detector, classifier.crop)
+        return
+    # Passes over ever finer grids come out of order, and people are told apart in order.
+    found: list[Found] = []
+    for indices in video.passes(sampling):
+        frames = _timed(video.frames_at(indices), clock)
+        found += find_faces(frames, detector, classifier.crop, spacing=0.0)
+        counted.end_walk()
+        clock.lap("detect")
+        if sum(one.has_usable_face for one in found) >= sampling.faces:
+            break
+    yield from sorted(found, key=lambda one: one.index)
+
+
+class _Counted:
+    """What happened to a video's frames, over several walks."""
+
+    def __init__(self, video: VideoFile) -> None:
+        self._video = video
+        self._before: list[FrameCounters] = []
+
+    def end_walk(self) -> None:
+        self._before.append(self._video.counters)
+
+    def total(self) -> FrameCounters:
+        walks = self._before or [self._video.counters]
+        return FrameCounters(
+            # What is missing is missing in each walk; what is read twice took its time twice.
+            dropped=max(walk.dropped for walk in walks),
+            skipped=min(walk.skipped for walk in walks),
+            read=sum(walk.read for walk in walks),
+            sampled=sum(walk.sampled for walk in walks),
+        )
 
 
 class _Clock:
@@ -189,9 +235,11 @@ class _Clock:
 
 
 def _timed(frames: Iterator[Frame], clock: _Clock) -> Iterator[Frame]:
+    """The frames; what happens between two of them is finding faces."""
     for frame in frames:
         clock.lap("decode")
         yield frame
+        clock.lap("detect")
     clock.lap("decode")
 
 
@@ -204,14 +252,16 @@ class _Batcher:
         self._crops: list[UInt8[np.ndarray, "s s 3"]] = []
         self._cropped: list[Face] = []
         self._scores: dict[int, FaceScore] = {}  # by id() of the face, which `_waiting` keeps alive
-        self._waiting: collections.deque[tuple[int, float, list[Face]]] = collections.deque()
+        self._waiting: collections.deque[tuple[Found, list[int], list[float | None]]] = collections.deque()
         self._records: list[FrameRecord] = []
 
-    def add(self, frame: Frame, faces: list[Face]) -> None:
-        self._waiting.append((frame.index, frame.time, faces))
-        for face in faces:
-            if face.size >= MIN_FACE:
-                self._crops.append(self._classifier.crop(frame.image, face))
+    def add(self, found: Found, people: list[int]) -> None:
+        sharp = [None if crop is None else sharpness(crop) for crop in found.crops]
+        # Crops go to the batch alone: a frame that waits for its scores holds none.
+        self._waiting.append((dataclasses.replace(found, crops=(), looks=()), people, sharp))
+        for face, crop in zip(found.faces, found.crops, strict=True):
+            if crop is not None:
+                self._crops.append(crop)
                 self._cropped.append(face)
         while len(self._crops) >= BATCH_SIZES[-1]:
             self._classify(BATCH_SIZES[-1])
@@ -231,10 +281,18 @@ class _Batcher:
     def _hand_out(self) -> None:
         """Records of the frames, from the oldest on, whose faces are all scored."""
         pending = {id(face) for face in self._cropped}
-        while self._waiting and pending.isdisjoint(map(id, self._waiting[0][2])):
-            index, moment, faces = self._waiting.popleft()
-            records = tuple(_face_record(face, self._scores.pop(id(face), None)) for face in faces)
-            self._records.append(FrameRecord(index=index, time=moment, faces=records))
+        while self._waiting and pending.isdisjoint(map(id, self._waiting[0][0].faces)):
+            found, people, sharp = self._waiting.popleft()
+            records = tuple(
+                dataclasses.replace(
+                    _face_record(face, self._scores.pop(id(face), None)),
+                    person=person,
+                    sharpness=detail,
+                    carried=found.carried,
+                )
+                for face, person, detail in zip(found.faces, people, sharp, strict=True)
+            )
+            self._records.append(FrameRecord(index=found.index, time=found.time, faces=records))
             if self._on_frame is not None:
                 self._on_frame(self._records[-1])
 
@@ -247,39 +305,6 @@ def _face_record(face: Face, score: FaceScore | None) -> FaceRecord:
         confidence=face.confidence,
         logit=score.logit if score else None,
     )
-
-
-def _evidence(records: tuple[FrameRecord, ...], media: Media, dropped: int) -> Evidence:
-    faces = [face for record in records for face in record.faces]
-    scored = sum(face.p_fake is not None for face in faces)
-    times = [record.time for record in records if any(face.p_fake is not None for face in record.faces)]
-    # The last frame is shown for a while too: 24 frames at 24 per second are one second, not 23/24.
-    seconds = times[-1] - times[0] + (1.0 / media.fps if media.fps else 0.0) if times else 0.0
-    return Evidence(
-        faces_scored=scored,
-        frames_sampled=len(records),
-        frames_with_face=len(times),
-        seconds=seconds,
-        faces_too_small=len(faces) - scored,
-        frames_dropped=dropped,
-    )
-
-
-def _video_verdict(classifier: FaceClassifier, p_fake: float | None, evidence: Evidence) -> tuple[Verdict, str]:
-    if p_fake is None:
-        return Verdict.NO_FACE, _without_score(evidence.faces_too_small)
-    if evidence.frames_with_face < MIN_FRAMES:
-        found = f"{evidence.frames_with_face} frame{'s' if evidence.frames_with_face != 1 else ''}"
-        return Verdict.INCONCLUSIVE, f"faces scored in {found}, a verdict needs {MIN_FRAMES}"
-    if evidence.seconds < MIN_SECONDS - 1e-3:
-        return Verdict.INCONCLUSIVE, f"faces over {evidence.seconds:.2f} s, a verdict needs {MIN_SECONDS:g} s"
-    return classifier.spec.bands.decide(p_fake), ""
-
-
-def _without_score(found: int) -> str:
-    if not found:
-        return "no face was found"
-    return f"{found} found, with a longer side under {MIN_FACE} pixels: too small to be scored"
 
 
 def _load_image(source: ImageInput, name: str | None) -> tuple[str, UInt8[np.ndarray, "h w 3"], str | None]:
@@ -296,7 +321,8 @@ def _load_image(source: ImageInput, name: str | None) -> tuple[str, UInt8[np.nda
     return name or os.fspath(source), decode_image(data, source=source), hashlib.sha256(data).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes; raises `OpenError`."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -314,4 +340,5 @@ def _model(classifier: FaceClassifier, detector: str) -> Model:
         trained_with_detector=spec.detector,
         bands=spec.bands,
         operating_points=spec.operating_points,
+        video=spec.video,
     )

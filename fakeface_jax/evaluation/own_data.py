@@ -262,7 +262,7 @@ def recalibrate(classifier: FaceClassifier, faces: OwnFaces) -> Recalibration:
     With both classes: probabilities, operating points and bands are fitted on them. With reals alone the probabilities
     stay, the false-positive points and `fake_from` come from them, the false-negative points and `real_below` stay
     (lowered to `fake_from` where that falls below it). What was measured before does not hold any more: `metrics` is
-    emptied.
+    emptied, and so is what was fitted on videos, which then have the thresholds of faces.
 
     Raises:
         DataError: fewer than `LEAST` reals, or some fakes but fewer than that.
@@ -293,6 +293,7 @@ def recalibrate(classifier: FaceClassifier, faces: OwnFaces) -> Recalibration:
         bands=bands,
         provenance={**spec.provenance, "recalibration": before},
         metrics={},
+        video=None,
     )
     changes = _changes(spec, own, [point for point in points if point.split == SPLIT])
     return Recalibration(spec=new, changes=changes, old_bands=spec.bands)

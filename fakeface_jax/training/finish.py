@@ -88,7 +88,7 @@ def calibrate(
     points = choose_operating_points(labels, p_fake, split=CALIBRATION_SPLIT, groups=groups, weights=weights)
     bands = choose_bands(points)
     bands = dataclasses.replace(bands, reason=f"{bands.reason}; every source counts alike")
-    return dataclasses.replace(spec, calibration=calibration, operating_points=points, bands=bands)
+    return dataclasses.replace(spec, calibration=calibration, operating_points=points, bands=bands, video=None)
 
 
 def draw_data(config: TrainConfig, dataset: Dataset) -> None:

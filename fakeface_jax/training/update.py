@@ -60,6 +60,7 @@ class UpdateResult:
         bundle: what was accepted, in `bundle`; None where it was refused.
         other_data: the old bundle was not trained on the old data: their test split may hold pictures that it has seen,
             so that its own figures flatter.
+        data: old and new crops together.
     """
 
     candidate: Bundle
@@ -67,6 +68,7 @@ class UpdateResult:
     losses: Mapping[str, Estimate]
     bundle: Bundle | None
     other_data: bool
+    data: Dataset
 
 
 def update(
@@ -132,6 +134,7 @@ def update(
         losses=losses,
         bundle=bundle,
         other_data=trained_on != before.manifest_sha256,
+        data=everything,
     )
 
 

@@ -99,6 +99,11 @@ class Records:
             self._write(("[\n" if self._first else ",\n") + body)
         self._first = False
 
+    def add_text(self, text: str) -> None:
+        """What people read and programs do not: shown in the text format alone."""
+        if self._kind == "text":
+            self._write(text + "\n")
+
     def add_rows(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Rows of a CSV table that is not one row per record."""
         self._write_csv(rows)

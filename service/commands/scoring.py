@@ -5,11 +5,10 @@ A bad input is recorded with its error and the others go on.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +17,16 @@ import tyro
 from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, OpenError, printable
 from service.commands.inputs import STDIN, expand
 from service.commands.output import Format, Records, tell
+from service.commands.reports import KeptReports
+from service.commands.tables import FrameTable
+from service.commands.targets import Targets, distinct
 from video.sampling import Sampling
 
 if TYPE_CHECKING:
     from fakeface_jax.classifier import FaceClassifier
     from fakeface_jax.faces import FaceDetector
     from video.report import ImageReport, VideoReport
+    from video.saved import SavedReport
 
 SOME_FAILED = 3
 NONE_READ = 4
@@ -33,8 +36,8 @@ VIDEO_EXTENSIONS = frozenset(
 )
 
 
-_LONGEST_STEM = 200
-"""Bytes of an input's name that its picture is named by. A name has 255 at most, and more is added to it."""
+_PEOPLE_SHOWN = 5
+"""Of a video's people, in text; the other formats have all."""
 
 _SHOWN_MS = 250
 """Milliseconds that each sampled frame is shown."""
@@ -96,8 +99,8 @@ class Classify(Common):
         from video.scoring import score_image
 
         inputs = _inputs(self.paths, EXTENSIONS)
-        taken = _distinct({"--output": self.output, "--save": self.save}, inputs)
-        targets = _Targets(self.save, IMAGE_EXTENSIONS, self.paths, inputs, taken)
+        taken = distinct({"--output": self.output, "--save": self.save}, inputs)
+        targets = Targets(self.save, IMAGE_EXTENSIONS, self.paths, inputs, taken)
         classifier, detector = self.load()
 
         def score(name: str) -> ImageReport:
@@ -120,49 +123,90 @@ class Classify(Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score(Common):
-    """Scores videos: faces in sampled frames, one fake score per video.
+    """Scores videos: the people in sampled frames, and one fake score per video.
 
     Attributes:
         videos: video files, directories (without hidden files and linked folders) or globs.
         sampling: which frames are looked at; 32 evenly spread ones if nothing is said.
-        frame_table: write one CSV row per face and sampled frame there.
+        rule: how scores of faces become one: mean_of_logits, mean, median, trimmed_mean, top_k, confident, deepware,
+            worst_person or worst_window; the one the model was calibrated for if not given.
+        html: write a page to read and to pass on there: a file for one video, a directory for several.
+        frame_table: write one row per face and sampled frame there: .csv or .parquet.
+        reports: keep each video's report in this directory as JSON, as soon as it is known.
+        resume: with --reports: videos that have a report there, of the same bytes, model and settings, are not scored
+            again.
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
     sampling: Sampling = Sampling()
+    rule: str | None = None
+    html: Path | None = None
     frame_table: Path | None = None
+    reports: Path | None = None
+    resume: bool = False
 
     def run(self) -> int:
         """Scores all videos; the exit code."""
+        from video.aggregation import check_rule
         from video.render import VIDEO_CODECS, save_annotated_video
-        from video.report import FRAME_COLUMNS
         from video.scoring import score_video
 
+        if self.rule is not None:
+            check_rule(self.rule)
+        if self.resume and self.reports is None:
+            raise ConfigError("--resume needs --reports DIR, where finished reports are")
         inputs = _inputs(self.videos, VIDEO_EXTENSIONS)
-        files = {"--output": self.output, "--frame-table": self.frame_table, "--save": self.save}
-        targets = _Targets(self.save, VIDEO_CODECS, self.videos, inputs, _distinct(files, inputs))
+        files = {
+            "--output": self.output,
+            "--frame-table": self.frame_table,
+            "--save": self.save,
+            "--html": self.html,
+            "--reports": self.reports,
+        }
+        taken = distinct(files, inputs)
+        targets = Targets(self.save, VIDEO_CODECS, self.videos, inputs, taken)
+        pages = Targets(self.html, (".html",), self.videos, inputs, taken, option="--html")
         classifier, detector = self.load()
-        table = Records("csv", output=self.frame_table, columns=FRAME_COLUMNS) if self.frame_table else None
+        kept = KeptReports(self.reports, resume=self.resume) if self.reports is not None else None
 
-        def score(name: str) -> VideoReport:
+        def score(name: str) -> VideoReport | SavedReport:
             if name == STDIN:
                 raise OpenError(name, "a video cannot come from standard input", "save it to a file first")
+            if kept is not None and (
+                done := kept.find(
+                    name,
+                    model_id=classifier.bundle.id,
+                    detector=detector.name,
+                    sampling=self.sampling.resolved(),
+                    rule=self.rule,
+                )
+            ):
+                # Pages and videos are made with the report; where they were not, this run does not make them up.
+                tell(printable(f"{name}: has a report, not scored again"))
+                table.add(done.frame_rows())
+                return done
             with _bar(name, unit="frame") as bar:
 
                 def progress(done: int, total: int | None) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                report = score_video(classifier, detector, name, self.sampling, progress=progress)
-            if table is not None:
-                table.add_rows(report.frame_rows())
+                report = score_video(classifier, detector, name, self.sampling, rule=self.rule, progress=progress)
+            table.add(report.frame_rows())
             if self.save is not None:
                 save_annotated_video(report, targets.path(name, ".mp4"))
+            if self.html is not None:
+                from video.html import save_video_html
+
+                save_video_html(report, pages.path(name, ".html"), classifier)
+            if kept is not None:
+                # Last: a report says that everything of this video is done.
+                kept.save(name, report)
             if self.show:
                 _show_video(report)
             return report
 
-        with table or contextlib.nullcontext():
+        with FrameTable(self.frame_table) as table:
             return _score_all(self, inputs, score, _video_text)
 
 
@@ -178,6 +222,7 @@ def _score_all(
     from video.report import SUMMARY_COLUMNS, ErrorRecord
 
     failed = 0
+    lines: list[tuple[str, ...]] = []
     with Records(settings.format, output=settings.output, columns=SUMMARY_COLUMNS) as records:
         for name in inputs:
             try:
@@ -189,11 +234,24 @@ def _score_all(
                 shown = error.source if isinstance(name, OpenError) else name
                 tell(f"fakeface: {printable(str(error))}")
                 records.add(ErrorRecord(input=shown, error=str(error)), f"{printable(shown)}: error")
+                lines.append(("error", "-", shown))
             else:
                 records.add(report, text(report))
+                row = report.summary_row()
+                lines.append((row["verdict"], "-" if row["p_fake"] is None else f"{row['p_fake']:.3f}", row["input"]))
+        if len(lines) > 1:
+            records.add_text("\n" + _overview(lines))
     if not failed:
         return 0
     return NONE_READ if failed == len(inputs) else SOME_FAILED
+
+
+def _overview(lines: Sequence[tuple[str, ...]]) -> str:
+    """One line per input, and how many of each."""
+    counts = {verdict: sum(line[0] == verdict for line in lines) for verdict, *_ in sorted(lines)}
+    rows = [f"  {verdict:<12}  {p_fake:>6}  {printable(name)}" for verdict, p_fake, name in lines]
+    total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return "\n".join([f"{len(lines)} inputs: {total}", *rows])
 
 
 def _image_text(report: ImageReport) -> str:
@@ -205,122 +263,43 @@ def _image_text(report: ImageReport) -> str:
     return "\n".join(lines)
 
 
-def _video_text(report: VideoReport) -> str:
-    evidence, seconds = report.evidence, report.seconds
+def _video_text(report: VideoReport | SavedReport) -> str:
+    record = report.to_dict()
+    evidence, seconds, media = record["evidence"], record["seconds"], record["media"]
     lines = [
-        f"{printable(report.input)}: {_answer(report)}",
-        f"  evidence  {evidence.faces_scored} faces in {evidence.frames_with_face} of {evidence.frames_sampled} "
-        f"sampled frames, {evidence.seconds:.1f} s; {evidence.faces_too_small} faces too small, "
-        f"{evidence.frames_dropped} frames undecodable",
-        f"  time      open {seconds.open:.2f}  decode {seconds.decode:.2f}  detect {seconds.detect:.2f}  "
-        f"classify {seconds.classify:.2f}  aggregate {seconds.aggregate:.2f} s, {report.fps:.0f} frames/s",
+        f"{printable(record['input'])}: {record['verdict']}"
+        + ("" if record["p_fake"] is None else f"  P(fake) {record['p_fake']:.3f}"),
+        f"  because   {record['reason']}",
+        f"  evidence  {evidence['faces_scored']} faces in {evidence['frames_with_face']} of "
+        f"{evidence['frames_sampled']} sampled frames, {evidence['seconds']:.1f} s; {evidence['faces_too_small']} "
+        f"faces too small, {evidence['frames_dropped']} frames undecodable; {record['frames_read']} of "
+        f"{media['frames']} frames of the file were read",
+        "  time      "
+        + "  ".join(f"{stage} {seconds[stage]:.2f}" for stage in seconds if stage != "total")
+        + f" s, {record['fps']:.0f} frames/s",
     ]
-    for frame, face in report.most_suspicious(3):
-        lines.append(f"  at {frame.time:8.2f} s  frame {frame.index:6d}  P(fake) {face.p_fake:.3f}  {face.verdict}")
+    people = sorted(record["people"], key=lambda person: (person["role"] != "main", -(person["p_fake"] or 0.0)))
+    for person in people[:_PEOPLE_SHOWN]:
+        score = "" if person["p_fake"] is None else f"  P(fake) {person['p_fake']:.3f}"
+        role = "" if person["role"] == "main" else f" ({person['role']})"
+        when = f"{person['start']:.1f}-{person['end']:.1f} s"
+        lines.append(f"  person {person['number']}{role}  {when}{score}  {person['verdict']}")
+        lines += [
+            f"    suspicious {part['start']:.1f}-{part['end']:.1f} s  P(fake) {part['p_fake']:.3f}  {part['verdict']}"
+            for part in person["segments"]
+        ]
+    if len(people) > _PEOPLE_SHOWN:
+        lines.append(f"  and {len(people) - _PEOPLE_SHOWN} more people")
+    for face in record["faces"][:3]:
+        lines.append(
+            f"  at {face['time']:8.2f} s  frame {face['frame']:6d}  P(fake) {face['p_fake']:.3f}  {face['verdict']}"
+        )
     return "\n".join(lines)
 
 
 def _answer(report: ImageReport | VideoReport) -> str:
     score = "" if report.p_fake is None else f"  P(fake) {report.p_fake:.3f}"
     return f"{report.verdict}{score}" + (f"  ({report.reason})" if report.reason else "")
-
-
-class _Targets:
-    """Where each input's picture is saved: the named file for one input, files in the named directory for several.
-
-    What cannot work is refused here, before anything is scored.
-    """
-
-    def __init__(
-        self,
-        save: Path | None,
-        extensions: Collection[str],
-        names: Sequence[str],
-        inputs: Sequence[str | OpenError],
-        taken: set[object],
-    ) -> None:
-        self._save = save
-        self._taken = taken
-        self._single = False
-        if save is None:
-            return
-        many = len(names) > 1 or list(names) != list(inputs)
-        try:
-            self._check(save, extensions, many=many)
-        except OSError as error:
-            # Path's questions raise for a name that is too long and for a directory that may not be entered.
-            raise ConfigError(f"--save {save}: cannot be written: {error.strerror or error}; name another") from error
-
-    def _check(self, save: Path, extensions: Collection[str], *, many: bool) -> None:
-        if save.suffix and not save.is_dir():
-            if many:
-                raise ConfigError(f"--save {save}: several inputs need a directory; make it first, or name another")
-            if save.suffix.lower() not in extensions:
-                known = " or ".join(sorted(extensions))
-                raise ConfigError(f"--save {save}: cannot write {save.suffix}; name it {known}, or name a directory")
-            if not save.parent.is_dir():
-                raise ConfigError(f"--save {save}: there is no directory {save.parent}; make it first")
-            self._single = True
-            return
-        there = next(path for path in (save, *save.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise ConfigError(f"--save {save}: cannot be made a directory: {there} is a file; name another")
-
-    def path(self, name: str, extension: str) -> Path:
-        if self._save is None or self._single:
-            return self._save or Path()
-        try:
-            # Not before there is something to save: a wrong model leaves no empty directory behind.
-            self._save.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OpenError(self._save, f"cannot be made: {error.strerror}", "name another for --save") from error
-        stem = "stdin" if name == STDIN else Path(name).stem
-        while len(os.fsencode(stem)) > _LONGEST_STEM:
-            stem = stem[:-1]
-        number = 1
-        # Inputs of different folders may share a name; none may overwrite another's picture, or an input.
-        while True:
-            path = self._save / f"{stem}-scored{'' if number == 1 else f'-{number}'}{extension}"
-            identities = _identities(path)
-            if not identities & self._taken:
-                self._taken |= identities
-                return path
-            number += 1
-
-
-def _distinct(files: Mapping[str, Path | None], inputs: Sequence[str | OpenError]) -> set[object]:
-    """Identities of all that is read and written.
-
-    Args:
-        files: what is written, by the option that names it.
-        inputs: what is read.
-
-    Raises:
-        ConfigError: an input would be overwritten, or one result by another.
-    """
-    read: set[object] = set().union(*(_identities(name) for name in inputs if isinstance(name, str)))
-    written: dict[str, set[object]] = {}
-    for option, path in files.items():
-        if path is None:
-            continue
-        identities = _identities(path)
-        if identities & read:
-            raise ConfigError(f"{option} {path}: is the input itself; name another file")
-        for other, taken in written.items():
-            if identities & taken:
-                raise ConfigError(f"{option} {path}: is what {other} names too; name another file")
-        written[option] = identities
-    return read.union(*written.values())
-
-
-def _identities(name: str | Path) -> set[object]:
-    """What two names of the same file have in common: the path without links, or the file's number."""
-    identities: set[object] = set() if name == STDIN else {os.path.realpath(name)}
-    with contextlib.suppress(OSError):
-        # The shell may have opened a file as standard input.
-        status = os.fstat(0) if name == STDIN else os.stat(name)  # noqa: PTH116 - a name or a path
-        identities.add((status.st_dev, status.st_ino))
-    return identities
 
 
 def _read_stdin() -> bytes:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from fakeface_jax.errors import ConfigError
+from fakeface_jax.errors import ConfigError, FakeFaceError
 from fakeface_jax.training.config import TrainConfig
 from service.commands import NEEDS_TRAINING_EXTRA, quiet_libraries
 from service.commands.output import tell
+
+if TYPE_CHECKING:
+    from fakeface_jax.bundle import Bundle
+    from fakeface_jax.data.dataset import Dataset
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is told where stderr is a file."""
@@ -55,9 +59,30 @@ class Train:
         with Terminal(draw) as terminal:
             result = train(self.config, terminal, resume=self.resume)
         bundle = finish(result, self.config)
+        bundle = with_video_thresholds(bundle, result.dataset, leave_out=self.config.loader.leave_out)
         print(f"lowest validation loss {result.best_val_loss:.4f} in epoch {result.best_epoch}")
         print(f"bundle: {bundle.path}")
         return 0
+
+
+def with_video_thresholds(bundle: Bundle, dataset: Dataset, *, leave_out: Sequence[str] = ()) -> Bundle:
+    """The bundle, written anew with probabilities and thresholds for videos; as it was, told so, where that cannot be.
+
+    Args:
+        bundle: calibrated for faces.
+        dataset: with the calibration split that was used for that.
+        leave_out: what training did not see.
+    """
+    from video.calibration import SPLIT, calibrate_videos
+
+    if SPLIT not in dataset.sizes:
+        tell(f"no {SPLIT} split: videos get the thresholds of single faces")
+        return bundle
+    try:
+        return calibrate_videos(bundle, dataset, leave_out=leave_out)
+    except FakeFaceError as error:
+        tell(f"videos get the thresholds of single faces: {error}")
+        return bundle
 
 
 class Terminal:

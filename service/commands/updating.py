@@ -99,7 +99,7 @@ class Update:
             raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
         from fakeface_jax.data.manifest import Manifest
         from service.commands.data import quiet_tfds
-        from service.commands.training import Terminal
+        from service.commands.training import Terminal, with_video_thresholds
 
         def placed(fresh: Manifest) -> None:
             for row in fresh.left_out():
@@ -125,7 +125,8 @@ class Update:
         if done.bundle is None:
             tell(printable(f"no bundle was written; what was refused is in {done.candidate.path}"))
             return REFUSED
-        print(f"bundle: {done.bundle.path}")
+        bundle = with_video_thresholds(done.bundle, done.data)
+        print(f"bundle: {bundle.path}")
         return 0
 
 

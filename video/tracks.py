@@ -1,0 +1,186 @@
+"""Faces over time become people: each face of a frame is given the number of the person it belongs to.
+
+A face continues a person by place (overlap with where the person was) and by look (colours and light of the face and
+of what is around it). Looks decide about cuts: on 23 published clips the colour similarity of the same person 0.2 s
+apart is at least .97 (1st percentile), 2 s apart .89, and of people in different clips at most .71, so that below
+`min_colour` nobody is continued, wherever the face is. Who is out of sight for longer is recognised by look alone, for
+which more is asked; people in one room look alike (up to .95), so that a wrong new number is preferred to a wrong old
+one.
+
+Example:
+    >>> tracker = Tracker()
+    >>> tracker.update(0.0, image, detector.detect(image))
+    [1, 2]
+    >>> tracker.update(0.2, image, detector.detect(image))
+    [1, 2]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from fakeface_jax.errors import ConfigError
+from fakeface_jax.faces import Box, CropSpec, Face, crop_face
+
+_SURROUNDINGS = CropSpec(size=64, margin=1.6)
+"""Hair, collar and background change less than a face that speaks and turns."""
+
+_BINS = (12, 6, 6)
+"""Of hue, saturation and value."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """When a face continues a person.
+
+    Attributes:
+        min_overlap: least intersection over union with the person's last box, for a face that is continued by place.
+        min_colour: least colour similarity in [0, 1] for that; below is a cut, or somebody else.
+        same_colour: least colour similarity of a face that is recognised by look, wherever it is.
+        same_light: least correlation in [-1, 1] of its light and shade, for that.
+    """
+
+    min_overlap: float = 0.15
+    min_colour: float = 0.8
+    same_colour: float = 0.93
+    same_light: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"tracking {name} {value} is not in [0, 1]")
+        if self.same_colour < self.min_colour:
+            raise ConfigError(f"tracking same_colour {self.same_colour} is below min_colour {self.min_colour}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """What the surroundings of a face look like.
+
+    Attributes:
+        colours: square root of a histogram of hue, saturation and value; of length 1.
+        light: brightness on a grid of 16 x 16, without its mean; of length 1.
+    """
+
+    colours: Float32[np.ndarray, " bins"]
+    light: Float32[np.ndarray, " cells"]
+
+    def colour_similarity(self, other: Look) -> float:
+        """Bhattacharyya's coefficient of the histograms, in [0, 1]."""
+        return float(self.colours @ other.colours)
+
+    def light_similarity(self, other: Look) -> float:
+        """Correlation, in [-1, 1]."""
+        return float(self.light @ other.light)
+
+
+def look_of(image: UInt8[np.ndarray, "h w 3"], box: Box) -> Look:
+    """The look of a face and of what is around it.
+
+    Args:
+        image: the frame, RGB.
+        box: of the face, in its pixels.
+    """
+    crop = crop_face(image, box, _SURROUNDINGS)
+    hsv = cv2.cvtColor(crop, cv2.COLOR_RGB2HSV)
+    histogram = cv2.calcHist([hsv], [0, 1, 2], None, list(_BINS), [0, 180, 0, 256, 0, 256]).ravel()
+    grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (16, 16), interpolation=cv2.INTER_AREA)
+    light = grey.astype(np.float32).ravel() - np.float32(grey.mean())
+    return Look(
+        colours=np.sqrt(histogram / np.float32(histogram.sum())).astype(np.float32),
+        light=light / np.float32(max(float(np.linalg.norm(light)), 1e-6)),
+    )
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return float(shared / (areas - shared))
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Person:
+    """Where and how somebody was last seen."""
+
+    number: int
+    box: Box
+    look: Look
+    missed: int = 0
+
+
+class Tracker:
+    """Gives the faces of successive frames the numbers of people. Holds a box and a look per person, no frames.
+
+    Args:
+        config: when a face continues a person.
+    """
+
+    def __init__(self, config: TrackingConfig = TrackingConfig()) -> None:
+        self._config = config
+        self._people: list[_Person] = []
+        self._time = -np.inf
+
+    def update(self, time: float, image: UInt8[np.ndarray, "h w 3"], faces: Sequence[Face]) -> list[int]:
+        """A person's number for each face, from 1 in order of appearance; no two faces of a frame share one.
+
+        Args:
+            time: seconds; never before that of the last call.
+            image: the frame, RGB.
+            faces: found in it.
+
+        Raises:
+            ConfigError: time goes back.
+        """
+        return self.assign(time, [face.box for face in faces], [look_of(image, face.box) for face in faces])
+
+    def assign(self, time: float, boxes: Sequence[Box], looks: Sequence[Look]) -> list[int]:
+        """The same from boxes and looks, where the frame itself is gone."""
+        if time < self._time:
+            raise ConfigError(f"tracking at {time:.3f} s after {self._time:.3f} s: frames must come in order")
+        self._time = time
+        pairs = [
+            (affinity, place, row)
+            for row, person in enumerate(self._people)
+            for place, (box, look) in enumerate(zip(boxes, looks, strict=True))
+            if (affinity := self._affinity(person, box, look)) is not None
+        ]
+        numbers: dict[int, int] = {}
+        seen: set[int] = set()
+        # The surest pair first. With the few faces of a frame that is as good as the best assignment of all.
+        for _, place, row in sorted(pairs, reverse=True):
+            if place in numbers or row in seen:
+                continue
+            person = self._people[row]
+            person.box, person.look, person.missed = boxes[place], looks[place], 0
+            numbers[place] = person.number
+            seen.add(row)
+        for row, person in enumerate(self._people):
+            person.missed += row not in seen
+        for place, (box, look) in enumerate(zip(boxes, looks, strict=True)):
+            if place not in numbers:
+                person = _Person(number=len(self._people) + 1, box=box, look=look)
+                self._people.append(person)
+                numbers[place] = person.number
+        return [numbers[place] for place in range(len(boxes))]
+
+    def _affinity(self, person: _Person, box: Box, look: Look) -> float | None:
+        """How well a face continues a person; None where it cannot be that person."""
+        colour, light = look.colour_similarity(person.look), look.light_similarity(person.look)
+        if colour < self._config.min_colour:
+            return None
+        shared = overlap(person.box, box)
+        recognised = colour >= self._config.same_colour and light >= self._config.same_light
+        if shared < self._config.min_overlap and not recognised:
+            return None
+        # Place counts while the person is in sight; whoever left may come back anywhere.
+        return colour + 0.5 * light + (shared if person.missed <= 2 else 0.5 * shared)
