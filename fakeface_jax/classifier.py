@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,13 @@ class FaceClassifier:
             batch[: len(part)] = part
             parts.append(np.asarray(self._logits(self._state, batch))[: len(part)])
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def logits_function(self) -> tuple[Callable[[Any, Any], Any], Any]:
+        """A pure function `(state, crops) -> uncalibrated logits` and its state, for JAX to differentiate or compile.
+
+        Crops are of `spec.crop.size`, 0 to 255 and not normalised; given as float32, they have a gradient.
+        """
+        return self._logits, self._state
 
     def calibrated_logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
         """Calibrated logits; their sigmoid is P(fake)."""

@@ -51,7 +51,7 @@ class Calibration:
 
     def logit(self, logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """Calibrated logits; `sigmoid` of them is P(fake)."""
-        return self.scale * logits + self.bias
+        return np.asarray(self.scale * logits + self.bias)
 
     def __call__(self, logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """P(fake) in [0, 1]."""

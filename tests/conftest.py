@@ -73,6 +73,32 @@ def faceless_picture() -> np.ndarray:
     return np.ascontiguousarray(data.coffee())
 
 
+@pytest.fixture(scope="session")
+def two_sources(tmp_path_factory) -> Path:
+    """About 100 prepared crops of 64 pixels in two sources; the fakes of one are brighter, of the other smoother."""
+    import cv2
+
+    from service.cli import main
+
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for source in ("light", "smooth"):
+        for split, count in (("train", 12), ("valid", 16), ("test", 8)):
+            for label in ("real", "fake"):
+                place = root / source / split / label
+                place.mkdir(parents=True)
+                for number in range(count):
+                    picture = cv2.resize(rng.uniform(40, 160, (6, 6, 3)), (64, 64), interpolation=cv2.INTER_CUBIC)
+                    picture += rng.normal(0, 2 if (source, label) == ("smooth", "fake") else 12, picture.shape)
+                    picture += 60 * ((source, label) == ("light", "fake"))
+                    cv2.imwrite(str(place / f"{number:03d}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+    sources = [f"folder:{root / source}@{source}" for source in ("light", "smooth")]
+    assert main(["data", "merge", *sources, "--output", str(root / "m.parquet")]) == 0
+    more = ["--output", str(root / "crops"), "--size", "64", "--whole-images"]
+    assert main(["data", "build", str(root / "m.parquet"), *more]) == 0
+    return root / "crops"
+
+
 @pytest.fixture
 def unchecked_types():
     """Signatures are not checked: for tests of what a caller without the checker gets for a wrong argument."""

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 
@@ -20,25 +19,8 @@ from service.cli import main
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """About 100 pictures of 64 pixels in two sources; the fakes of one are brighter, of the other smoother."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for source in ("light", "smooth"):
-        for split, count in (("train", 12), ("valid", 16), ("test", 8)):
-            for label in ("real", "fake"):
-                place = root / source / split / label
-                place.mkdir(parents=True)
-                for number in range(count):
-                    picture = cv2.resize(rng.uniform(40, 160, (6, 6, 3)), (64, 64), interpolation=cv2.INTER_CUBIC)
-                    picture += rng.normal(0, 2 if (source, label) == ("smooth", "fake") else 12, picture.shape)
-                    picture += 60 * ((source, label) == ("light", "fake"))
-                    cv2.imwrite(str(place / f"{number:03d}.png"), np.clip(picture, 0, 255).astype(np.uint8))
-    sources = [f"folder:{root / source}@{source}" for source in ("light", "smooth")]
-    assert main(["data", "merge", *sources, "--output", str(root / "m.parquet")]) == 0
-    more = ["--output", str(root / "crops"), "--size", "64", "--whole-images"]
-    assert main(["data", "build", str(root / "m.parquet"), *more]) == 0
-    return root / "crops"
+def data(two_sources):
+    return two_sources
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,16 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from test_timeline import a_face, people_report
 
 from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.decision import Calibration, VideoDecision
 from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Face
 from fakeface_jax.labels import Verdict
 from video import render
 from video.frames import VideoFile
+from video.records import Role
 from video.render import COLOURS, annotate, save_annotated_image, save_annotated_video
 from video.report import FaceRecord
 from video.sampling import Sampling
@@ -23,6 +26,8 @@ from video.scoring import score_image, score_video
 
 BOX = (60.0, 60.0, 120.0, 140.0)
 GREY = 90
+BAR = 14
+"""Height of the timeline of one person below a picture whose shorter side is 180 pixels."""
 
 
 class OneFace:
@@ -133,7 +138,7 @@ def test_annotated_video_has_all_frames_at_the_same_rate(report, tmp_path, endin
     with VideoFile(path) as video:
         assert video.frame_count == 60
         assert video.fps == pytest.approx(29.97, abs=1e-3)
-        assert (video.width, video.height) == (240, 180)
+        assert (video.width, video.height) == (240, 180 + BAR)
         frames = list(video.frames(Sampling(every=1)))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert all(frame.image[2].min() < 60 for frame in frames)  # the banner, everywhere
@@ -149,7 +154,7 @@ def test_annotated_video_has_all_frames_at_the_same_rate(report, tmp_path, endin
 
 def test_annotated_frames_come_one_at_a_time(report):
     pairs = list(itertools.islice(render.annotated_frames(report), 3))
-    assert [image.shape for image, _ in pairs] == [(180, 240, 3)] * 3
+    assert [image.shape for image, _ in pairs] == [(180 + BAR, 240, 3)] * 3
     assert pairs[0][1] == pytest.approx(29.97)
     assert pairs[0][0][2].min() < 60  # the banner
 
@@ -169,6 +174,50 @@ def test_running_score_uses_only_what_was_seen(report):
     assert overlay.at(5.0)[1].startswith(f"video: {str(report.verdict).upper()}  P(fake) {report.p_fake:.2f}")
 
 
+def test_running_score_is_of_the_people_that_count():
+    report = people_report()
+    overlay = render._Overlay(report)
+    assert "so far 0.05" in overlay.at(0.0)[1]  # sigmoid(-3): person 1 alone, whatever person 3 has
+    assert "so far 0.08" in overlay.at(3.0)[1]  # four times -3 and once 0
+    calibration = Calibration(scale=0.5, bias=1.0, method="platt")
+    for rule, shown in (("mean_of_logits", "0.38"), ("another", "0.05")):
+        decision = VideoDecision(rule=rule, calibration=calibration, bands=report.model.bands)
+        fitted = dataclasses.replace(report, model=dataclasses.replace(report.model, video=decision))
+        assert f"so far {shown}" in render._Overlay(fitted).at(0.0)[1]
+
+
+def test_boxes_follow_a_person_between_two_samples():
+    overlay = render._Overlay(people_report())
+    at_sample, between = overlay.at(4.0)[0], overlay.at(4.25)[0]
+    assert [one.person for one in between] == [1, 2, 3]
+    assert at_sample[0].box[0] == 14.0
+    assert between[0].box == pytest.approx((14.25, 20.0, 54.25, 70.0))
+    assert between[0].p_fake == at_sample[0].p_fake  # a score is of a frame that was scored
+
+
+def test_boxes_of_people_who_leave_do_not_move():
+    report = people_report()
+    frames = (report.frames[3], dataclasses.replace(report.frames[4], faces=(a_face(1, 0.0, left=50.0),)))
+    (first, second, third) = render._Overlay(dataclasses.replace(report, frames=frames)).at(3.5)[0]
+    assert first.box[0] == pytest.approx((13 + 50) / 2)
+    assert (second.box, third.box) == tuple(one.box for one in report.frames[3].faces[1:])
+
+
+def test_people_are_named_and_those_in_the_background_are_grey():
+    report = people_report()
+    image = np.full((720, 960, 3), GREY, np.uint8)
+    scaled = [dataclasses.replace(one, box=tuple(4 * edge for edge in one.box)) for one in report.frames[5].faces]
+    drawn = annotate(image, scaled, people=report.people)
+    for one in scaled:
+        x0, y0, _, y1 = map(round, one.box)
+        background = report.people[one.person - 1].role is Role.BACKGROUND
+        assert tuple(drawn[(y0 + y1) // 2, x0]) == ((160, 160, 160) if background else COLOURS[one.verdict])
+    unnamed = annotate(image, [dataclasses.replace(one, person=None) for one in scaled])
+    assert changed(drawn, unnamed)[40:80].any()
+    assert render._labels(scaled[1])[0].startswith("person 2  FAKE  P(fake) 0.95")
+    assert render._labels(scaled[1])[-1] == "2: FAKE 0.95"
+
+
 def test_rotated_source_is_annotated_upright(classifier, clip, tmp_path):
     import subprocess
 
@@ -179,7 +228,7 @@ def test_rotated_source_is_annotated_upright(classifier, clip, tmp_path):
     report = score_video(classifier, OneFace(), rotated, Sampling(frames=4))
     save_annotated_video(report, tmp_path / "out.mp4")
     with VideoFile(tmp_path / "out.mp4") as video:
-        assert (video.width, video.height, video.frame_count) == (180, 240, 30)
+        assert (video.width, video.height, video.frame_count) == (180, 240 + BAR, 30)
 
 
 def test_targets_that_cannot_be_written(report, classifier, face_picture, tmp_path):

@@ -1,7 +1,6 @@
-"""Boxes, scores and verdicts, drawn on pictures and videos.
+"""Boxes, people, scores and verdicts, drawn on pictures and videos.
 
-Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart, and the text always says the
-verdict. Line width and text grow with the picture.
+Line width and text grow with the picture. Colours and fonts: `video.drawing`; the bar below videos: `video.timeline`.
 
 Example:
     >>> save_annotated_image(read_image("portrait.jpg"), report, "portrait.annotated.png")
@@ -11,50 +10,48 @@ Example:
 from __future__ import annotations
 
 import bisect
-import functools
+import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from fakeface_jax.decision import sigmoid
 from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Box
 from fakeface_jax.labels import Verdict
 from fakeface_jax.outputs import whole_file
-from video.aggregation import aggregate
+from video.drawing import BLACK, COLOURS, UNSCORED, WHITE, Colour, fitting_font, font, ink, text_size, verdict_text
+from video.encoder import VIDEO_CODECS, open_encoder
 from video.frames import FALLBACK_FPS, VideoFile
-from video.report import FaceRecord, ImageReport, VideoReport
+from video.records import FaceRecord, PersonRecord, Role
+from video.report import ImageReport, VideoReport, main_people
 from video.sampling import TIME_TOLERANCE, Sampling
-
-Colour = tuple[int, int, int]
-"""Red, green, blue, 0 to 255."""
-
-COLOURS: dict[Verdict, Colour] = {
-    Verdict.FAKE: (213, 94, 0),
-    Verdict.REAL: (0, 114, 178),
-    Verdict.INCONCLUSIVE: (240, 228, 66),
-    Verdict.NO_FACE: (200, 200, 200),
-}
-"""Vermilion, blue, yellow (Okabe and Ito) and grey."""
-
-_UNSCORED: Colour = (160, 160, 160)
+from video.timeline import Timeline
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 """What `save_annotated_image` writes."""
 
-VIDEO_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-"""What `save_annotated_video` writes: MPEG-4 part 2, because OpenCV's wheels cannot encode H.264."""
+__all__ = [
+    "COLOURS",
+    "IMAGE_EXTENSIONS",
+    "VIDEO_CODECS",
+    "annotate",
+    "annotated_frames",
+    "save_annotated_image",
+    "save_annotated_video",
+]
 
 RUNNING_EVERY = 0.25
-"""Seconds of the video between updates of the running score."""
+"""Seconds of the video between updates of the running score, so that it can be read."""
 
 MAX_HOLD = 1.0
-"""Seconds that a box stays where it was seen. Samples may be minutes apart, and faces move."""
+"""Seconds that a box stays where it was seen, or moves from one sample to the next. Samples may be minutes apart, and
+faces move."""
 
 
 def annotate(
@@ -63,6 +60,7 @@ def annotate(
     *,
     banner: str = "",
     banner_verdict: Verdict = Verdict.NO_FACE,
+    people: Sequence[PersonRecord] = (),
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of an RGB picture with its faces drawn on it.
 
@@ -71,13 +69,15 @@ def annotate(
         faces: boxes in pixels of this picture.
         banner: one line along the upper edge; empty for none.
         banner_verdict: whose colour the banner has.
+        people: of the video; those whose score does not count for it are drawn thin and grey.
     """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     top = _draw_banner(draw, picture.size, banner, COLOURS[banner_verdict]) if banner else 0
+    roles = {person.number: person.role for person in people}
     # Smallest first, so that the label of a large face is not hidden behind that of a small one.
     for face in reversed(faces):
-        _draw_face(draw, picture.size, face, top)
+        _draw_face(draw, picture.size, face, top, roles)
     return np.asarray(picture)
 
 
@@ -92,7 +92,7 @@ def save_annotated_image(image: UInt8[np.ndarray, "h w 3"], report: ImageReport,
     Raises:
         OpenError: the file cannot be written.
     """
-    banner = "" if report.p_fake is not None else _verdict_text(report.verdict, None)
+    banner = "" if report.p_fake is not None else verdict_text(report.verdict, None)
     drawn = annotate(image, report.faces, banner=banner, banner_verdict=report.verdict)
     with whole_file(path, extensions=IMAGE_EXTENSIONS) as temporary:
         Image.fromarray(drawn).save(temporary, quality=95)
@@ -101,11 +101,11 @@ def save_annotated_image(image: UInt8[np.ndarray, "h w 3"], report: ImageReport,
 def save_annotated_video(
     report: VideoReport, path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None
 ) -> None:
-    """Writes every frame of a scored video with boxes, the running score and the verdict; completely or not at all.
+    """Writes every frame of a scored video with boxes, people, the running score, the verdict and a timeline below.
 
-    A second walk through the file, so memory stays flat. The boxes of a sampled frame stay until the next sample is
-    due, `MAX_HOLD` seconds at most. The frame rate is the source's; a video of variable rate gets its mean rate and
-    keeps its length, and the banner states the true time of each frame. Sound is not copied.
+    Completely or not at all. A second walk through the file, so memory stays flat. Between two samples at most
+    `MAX_HOLD` seconds apart a person's box moves along; else it stays until the next sample is due, and as long at
+    most. Frame rate and sound: see `video.encoder.open_encoder`; the banner states the true time of each frame.
 
     Args:
         report: from `score_video`.
@@ -121,10 +121,11 @@ def save_annotated_video(
     if path.exists() and source.exists() and path.samefile(source):
         raise OpenError(path, "is the video that was scored", "name another file to write")
     with whole_file(path, extensions=VIDEO_CODECS) as temporary, VideoFile(source) as video:
-        fps = video.fps or FALLBACK_FPS
-        with _Encoder(temporary, path, fps, (video.width, video.height)) as encoder:
-            for drawn in _drawn_frames(video, report):
-                encoder.write(drawn)
+        drawn = _drawn_frames(video, report)
+        size = video.width, video.height + _timeline(video, report).height
+        with open_encoder(temporary, path, size=size, fps=video.fps or FALLBACK_FPS, source=source) as encoder:
+            for image, time in drawn:
+                encoder.write(image, time)
         if not encoder.complete():
             raise OpenError(path, "the annotated video was not written completely", "check the space on the disk")
 
@@ -138,15 +139,23 @@ def annotated_frames(
         MediaError: the source cannot be read any more.
     """
     with VideoFile(source if source is not None else report.input) as video:
-        for drawn in _drawn_frames(video, report):
+        for drawn, _ in _drawn_frames(video, report):
             yield drawn, video.fps or FALLBACK_FPS
 
 
-def _drawn_frames(video: VideoFile, report: VideoReport) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    overlay = _Overlay(report)
+def _drawn_frames(video: VideoFile, report: VideoReport) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
+    """Frames with their times in seconds."""
+    overlay, timeline = _Overlay(report), _timeline(video, report)
     for frame in video.frames(Sampling(every=1)):
         faces, banner = overlay.at(frame.time)
-        yield annotate(frame.image, faces, banner=banner, banner_verdict=report.verdict)
+        drawn = annotate(frame.image, faces, banner=banner, banner_verdict=report.verdict, people=report.people)
+        if drawn.shape[1] != video.width:  # some videos change their size midway
+            timeline = Timeline(report, width=drawn.shape[1], height=drawn.shape[0])
+        yield np.vstack([drawn, timeline.at(frame.time)]), frame.time
+
+
+def _timeline(video: VideoFile, report: VideoReport) -> Timeline:
+    return Timeline(report, width=video.width, height=video.height)
 
 
 class _Overlay:
@@ -157,7 +166,8 @@ class _Overlay:
         self._times = [frame.time for frame in report.frames]
         gaps = np.diff(self._times)
         self._hold = min(float(np.median(gaps)), MAX_HOLD) if len(gaps) else MAX_HOLD
-        self._logits: list[float] = []
+        self._main = {person.number for person in main_people(report)} if report.people else None
+        self._sum, self._faces = 0.0, 0
         self._counted = 0
         self._running = "-"
         self._running_at = -math.inf
@@ -166,120 +176,96 @@ class _Overlay:
         """Faces and banner at a time in seconds; times must not go back."""
         last = bisect.bisect_right(self._times, moment + TIME_TOLERANCE / 2) - 1
         while self._counted <= last:
-            faces = self._report.frames[self._counted].faces
-            self._logits += [face.logit for face in faces if face.logit is not None]
+            for face in self._report.frames[self._counted].faces:
+                if face.logit is not None and (self._main is None or face.person in self._main):
+                    self._sum, self._faces = self._sum + face.logit, self._faces + 1
             self._counted += 1
+        if self._faces and moment - self._running_at >= RUNNING_EVERY:
+            self._running, self._running_at = f"{self._so_far():.2f}", moment
+        final = verdict_text(self._report.verdict, self._report.p_fake)
+        return self._faces_at(moment, last), f"video: {final}   so far {self._running}   {moment:.2f} s"
+
+    def _so_far(self) -> float:
+        """P(fake) of the mean logit of the people that count, up to now."""
+        mean = np.asarray([self._sum / self._faces])
+        video = self._report.model.video
+        fitted = video is not None and video.rule == self._report.aggregation
+        return float((video.calibration(mean) if video is not None and fitted else sigmoid(mean))[0])
+
+    def _faces_at(self, moment: float, last: int) -> tuple[FaceRecord, ...]:
+        if last < 0:
+            return ()
+        faces = self._report.frames[last].faces
+        elapsed = moment - self._times[last]
         # A gap longer than usual (a cut, dropped frames) is no licence to show an old box.
-        fresh = last >= 0 and moment - self._times[last] <= self._hold + TIME_TOLERANCE
-        # Not on each frame: aggregating all faces so far, every time, would take longer than drawing in long videos.
-        if self._logits and moment - self._running_at >= RUNNING_EVERY:
-            self._running = f"{aggregate(np.asarray(self._logits), self._report.aggregation):.2f}"
-            self._running_at = moment
-        final = _verdict_text(self._report.verdict, self._report.p_fake)
-        return self._report.frames[
-            last
-        ].faces if fresh else (), f"video: {final}   so far {self._running}   {moment:.2f} s"
+        fresh = elapsed <= self._hold + TIME_TOLERANCE
+        gap = self._times[last + 1] - self._times[last] if last + 1 < len(self._times) else math.inf
+        if gap > MAX_HOLD + TIME_TOLERANCE:
+            return faces if fresh else ()
+        following = {face.person: face for face in self._report.frames[last + 1].faces if face.person is not None}
+        shown = []
+        for face in faces:
+            if face.person in following:
+                box = _between(face.box, following[face.person].box, elapsed / gap)
+                shown.append(dataclasses.replace(face, box=box))
+            elif fresh:
+                shown.append(face)
+        return tuple(shown)
 
 
-class _Encoder:
-    """OpenCV's encoder, released whatever happens. BGR exists in here only."""
-
-    def __init__(self, temporary: Path, target: Path, fps: float, size: tuple[int, int]) -> None:
-        self._temporary = temporary
-        self._size = size
-        self._frames = 0
-        code = cv2.VideoWriter.fourcc(*VIDEO_CODECS[temporary.suffix])
-        self._writer = cv2.VideoWriter(str(temporary.absolute()), cv2.CAP_FFMPEG, code, fps, size)
-        if not self._writer.isOpened():
-            self._writer.release()
-            raise OpenError(target, f"OpenCV cannot encode {size[0]} x {size[1]} at {fps:g} fps", "try .avi")
-
-    def __enter__(self) -> _Encoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.release()
-
-    def write(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        if (image.shape[1], image.shape[0]) != self._size:
-            # The encoder drops frames of another size without a word.
-            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._frames += 1
-
-    def complete(self) -> bool:
-        """Whether the finished file holds all frames: the encoder reports no errors, a full disk included."""
-        capture = cv2.VideoCapture(str(self._temporary.absolute()), cv2.CAP_FFMPEG)
-        try:
-            return capture.isOpened() and abs(capture.get(cv2.CAP_PROP_FRAME_COUNT) - self._frames) <= 1
-        finally:
-            capture.release()
-
-
-def _verdict_text(verdict: Verdict, p_fake: float | None) -> str:
-    words = str(verdict).replace("_", " ").upper()
-    return words if p_fake is None else f"{words}  P(fake) {p_fake:.2f}"
-
-
-@functools.lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _fitting_font(text: str, wanted: int, room: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font at the wanted size, or smaller until the text fits into `room` pixels; never under 8 pixels."""
-    size = wanted
-    while size > 8 and _font(size).getlength(text) > room:
-        size -= 1
-    return _font(size)
-
-
-def _text_size(picture: tuple[int, int]) -> int:
-    return max(11, round(min(picture) / 28))
-
-
-def _ink(background: Colour) -> Colour:
-    """Black or white, whichever can be read on the background (its luma decides)."""
-    red, green, blue = background
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+def _between(one: Box, other: Box, share: float) -> Box:
+    """The box at a share of the way from one to the other."""
+    x0, y0, x1, y1 = ((1.0 - share) * a + share * b for a, b in zip(one, other, strict=True))
+    return x0, y0, x1, y1
 
 
 def _draw_banner(draw: ImageDraw.ImageDraw, picture: tuple[int, int], text: str, colour: Colour) -> int:
     """Draws the banner and returns its height."""
     width = picture[0]
-    wanted = _text_size(picture)
+    wanted = text_size(picture)
     pad = max(2, wanted // 4)
-    font = _fitting_font(text, wanted, width - 3 * pad)
-    box = font.getbbox(text)
+    face = fitting_font(text, wanted, width - 3 * pad)
+    box = face.getbbox(text)
     height = int(box[3] + 2 * pad)
-    draw.rectangle((0, 0, width, height), fill=(0, 0, 0))
+    draw.rectangle((0, 0, width, height), fill=BLACK)
     draw.rectangle((0, 0, pad, height), fill=colour)
-    draw.text((2 * pad, pad), text, fill=(255, 255, 255), font=font)
+    draw.text((2 * pad, pad), text, fill=WHITE, font=face)
     return height
 
 
-def _draw_face(draw: ImageDraw.ImageDraw, picture: tuple[int, int], face: FaceRecord, top: int) -> None:
+def _draw_face(
+    draw: ImageDraw.ImageDraw, picture: tuple[int, int], face: FaceRecord, top: int, roles: Mapping[int, Role]
+) -> None:
     width, height = picture
-    scored = face.p_fake is not None
-    colour = COLOURS[face.verdict] if scored else _UNSCORED
-    line = max(2, round(min(picture) / 240))
+    counts = face.p_fake is not None and roles.get(face.person or 0, Role.MAIN) is Role.MAIN
+    colour = COLOURS[face.verdict] if counts else UNSCORED
+    line = max(2, round(min(picture) / 240)) if counts else max(1, round(min(picture) / 480))
     x0, y0, x1, y1 = _inside(face.box, width, height)
     # A dark rim keeps the box visible on a background of its own colour.
-    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=line + 2)
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=BLACK, width=line + 2)
     draw.rectangle((x0, y0, x1, y1), outline=colour, width=line)
-    wanted = _text_size(picture)
-    text = _verdict_text(face.verdict, face.p_fake) if scored else "too small"
-    if scored and _font(wanted).getlength(text) > 1.7 * (x1 - x0):
-        text = f"{str(face.verdict).upper()} {face.p_fake:.2f}"  # in a crowd, labels hide the neighbours
-    font = _fitting_font(text, wanted, width - 4)
+    wanted = text_size(picture) if counts else max(9, round(0.75 * text_size(picture)))
+    # In a crowd, labels hide the neighbours.
+    forms = _labels(face)
+    text = next((form for form in forms if font(wanted).getlength(form) <= 1.7 * (x1 - x0)), forms[-1])
+    chosen = fitting_font(text, wanted, width - 4)
     pad = max(2, wanted // 5)
-    box = font.getbbox(text)
+    box = chosen.getbbox(text)
     text_width, text_height = box[2] + 2 * pad, box[3] + 2 * pad
     left = max(0, min(x0, width - text_width))
     # Above the box, or inside its upper edge where there is no room above.
     label_top = y0 - text_height if y0 - text_height >= top else max(y0, top)
     draw.rectangle((left, label_top, left + text_width, label_top + text_height), fill=colour)
-    draw.text((left + pad, label_top + pad), text, fill=_ink(colour), font=font)
+    draw.text((left + pad, label_top + pad), text, fill=ink(colour), font=chosen)
+
+
+def _labels(face: FaceRecord) -> list[str]:
+    """What is written at a box, from the longest form to the shortest."""
+    long, short = ("", "") if face.person is None else (f"person {face.person}  ", f"{face.person}: ")
+    if face.p_fake is None:
+        return [f"{long}too small", f"{short}too small"]
+    brief = f"{str(face.verdict).upper()} {face.p_fake:.2f}"
+    return [long + verdict_text(face.verdict, face.p_fake), long + brief, short + brief]
 
 
 def _inside(box: Box, width: int, height: int) -> Box:

@@ -148,6 +148,7 @@ class Score(Common):
     def run(self) -> int:
         """Scores all videos; the exit code."""
         from video.aggregation import check_rule
+        from video.html import EXTENSIONS
         from video.render import VIDEO_CODECS, save_annotated_video
         from video.scoring import score_video
 
@@ -165,7 +166,7 @@ class Score(Common):
         }
         taken = distinct(files, inputs)
         targets = Targets(self.save, VIDEO_CODECS, self.videos, inputs, taken)
-        pages = Targets(self.html, (".html",), self.videos, inputs, taken, option="--html")
+        pages = Targets(self.html, EXTENSIONS, self.videos, inputs, taken, option="--html")
         classifier, detector = self.load()
         kept = KeptReports(self.reports, resume=self.resume) if self.reports is not None else None
 
@@ -342,7 +343,13 @@ def _show_video(report: VideoReport) -> None:
     with VideoFile(report.input) as video:
         for frame in video.frames(report.sampling):
             banner = f"{_answer(report)}  {frame.time:.2f} s"
-            image = annotate(frame.image, faces.get(frame.index, ()), banner=banner, banner_verdict=report.verdict)
+            image = annotate(
+                frame.image,
+                faces.get(frame.index, ()),
+                banner=banner,
+                banner_verdict=report.verdict,
+                people=report.people,
+            )
             cv2.imshow(report.input, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             if cv2.waitKey(_SHOWN_MS) in (27, ord("q")):
                 break
