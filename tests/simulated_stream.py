@@ -1,0 +1,92 @@
+"""A stream in simulated time, for tests: nothing runs beside the test, and waiting moves the clock.
+
+Example:
+    >>> run = Simulation(stall_after=2.0)
+    >>> run.connect()
+    >>> run.after(3.0)
+    >>> run.stream.state
+    <State.LIVE: 'live'>
+"""
+
+import random
+
+import numpy as np
+
+from video.captures import ConnectionLost, Picture
+from video.streams import Stream, StreamConfig
+
+
+class SimulatedClock:
+    def __init__(self):
+        self.time = 100.0
+
+    def now(self):
+        return self.time
+
+    def wait(self, condition, seconds):
+        self.time += seconds
+
+
+class Script:
+    """A capture that answers what the test says: a picture, None, or an exception."""
+
+    finite = False
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.released = 0
+
+    def read(self):
+        answer = self.answers.pop(0) if self.answers else Picture(image=np.zeros((4, 4, 3), np.uint8))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def release(self):
+        self.released += 1
+
+
+class Simulation:
+    """A stream whose threads are the test's to move: `readers[n]` does one step of the n-th connection."""
+
+    def __init__(self, source="0", **settings):
+        self.clock = SimulatedClock()
+        self.readers = []
+        self.captures = []
+        self.answers = []
+        self.refuse = False
+        self.stream = Stream(
+            source,
+            StreamConfig(**settings),
+            clock=self.clock,
+            open_source=self._open,
+            start=self._start,
+            rng=random.Random(1),
+        ).open()
+
+    def _start(self, step):
+        # The other thread is the watching one, in whose place tests call tick().
+        if step.__name__ == "step":
+            self.readers.append(step)
+
+    def _open(self, source, open_timeout, read_timeout):
+        if self.refuse:
+            raise ConnectionLost("could not be opened")
+        self.captures.append(Script(self.answers))
+        return self.captures[-1]
+
+    def connect(self):
+        """The next connection, opened and with its first picture."""
+        assert self.readers[-1]()
+        assert self.readers[-1]()
+
+    def after(self, seconds):
+        self.clock.time += seconds
+        self.stream.tick()
+
+    def states(self):
+        return [change.state for change in self.stream.changes()]
+
+
+def agrees(counters):
+    return counters.read == counters.scored + sum(counters.skipped.values()) + counters.waiting
