@@ -16,7 +16,7 @@ from fakeface_jax.decision import VerdictBands
 from fakeface_jax.errors import ConfigError, MediaError, OpenError
 from fakeface_jax.faces import Face, create_detector
 from fakeface_jax.labels import Verdict
-from video import scoring, tracks
+from video import scoring
 from video.sampling import Sampling
 from video.scoring import score_image, score_video
 from video.verdicts import MIN_FRAMES

@@ -81,6 +81,12 @@ def test_newcomers_get_new_numbers():
     ]
 
 
+def test_only_so_many_people_are_remembered():
+    config = TrackingConfig(remembered=2)
+    first, second, third = scene((ANN, 10, 40)), scene((BEN, 200, 40)), scene((CARL, 100, 100))
+    assert run(first, second, third, second, first, config=config) == [[1], [2], [3], [2], [4]]
+
+
 def test_time_does_not_go_back():
     tracker = Tracker()
     tracker.update(1.0, *scene((ANN, 10, 40)))
@@ -88,7 +94,9 @@ def test_time_does_not_go_back():
         tracker.update(0.5, *scene((ANN, 10, 40)))
 
 
-@pytest.mark.parametrize("setting", [{"min_overlap": -0.1}, {"min_colour": 2.0}, {"same_colour": 0.5}])
+@pytest.mark.parametrize(
+    "setting", [{"min_overlap": -0.1}, {"min_colour": 2.0}, {"same_colour": 0.5}, {"remembered": 0}]
+)
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ConfigError, match="tracking"):
         TrackingConfig(**setting)

@@ -13,6 +13,7 @@ from fakeface_jax.data.moving import moving_face
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.evaluation.calibration import source_balanced_weights
 from fakeface_jax.evaluation.predictions import Predictions
+from fakeface_jax.training.card import model_card
 from video.calibration import FRAMES, aggregated, calibrate_videos, fit_video_decision, moving_logits
 
 av = pytest.importorskip("av", reason="faces are shown as videos by PyAV")
@@ -23,7 +24,7 @@ def bundle(two_sources, tiny_bundle, tmp_path_factory):
     """The tiny bundle, for crops as the data has them."""
     old = load_bundle(tiny_bundle)
     spec = dataclasses.replace(old.spec, crop=open_dataset(two_sources).crop)
-    return save_bundle(tmp_path_factory.mktemp("b") / "bundle", spec, old.weights, card="A test bundle.\n")
+    return save_bundle(tmp_path_factory.mktemp("b") / "bundle", spec, old.weights, card=model_card(spec))
 
 
 def test_a_moving_face_is_the_face_moved_a_little(face_picture):
@@ -91,6 +92,10 @@ def test_the_bundle_is_written_with_its_thresholds_and_its_weights_stay(two_sour
     assert new.spec.bands == bundle.spec.bands
     assert all(np.array_equal(new.weights[name], value) for name, value in bundle.weights.items())
     assert new.id != bundle.id
+    # The card says so, once.
+    card = (calibrate_videos(new, open_dataset(two_sources)).path / "README.md").read_text(encoding="utf-8")
+    assert card.count("## Videos") == 1
+    assert card.count("real videos called fake") == 2
 
 
 def test_an_unknown_rule_is_refused():

@@ -33,6 +33,7 @@ from fakeface_jax.evaluation.calibration import (
 )
 from fakeface_jax.evaluation.inference import labelled_faces, map_crops, named
 from fakeface_jax.evaluation.predictions import Predictions
+from fakeface_jax.training.card import with_videos
 from video.aggregation import DEFAULT_RULE, Scores, aggregate
 
 FRAMES = 8
@@ -70,7 +71,7 @@ def calibrate_videos(
     faces, logits = moving_logits(FaceClassifier(bundle), dataset, SPLIT, leave_out=leave_out, progress=progress)
     spec = dataclasses.replace(bundle.spec, video=fit_video_decision(faces, logits, rule))
     card = (bundle.path / CARD).read_text(encoding="utf-8")
-    return save_bundle(bundle.path, spec, bundle.weights, card=card)
+    return save_bundle(bundle.path, spec, bundle.weights, card=with_videos(card, spec))
 
 
 def moving_logits(
@@ -120,10 +121,9 @@ def fit_video_decision(faces: Predictions, logits: Float64[np.ndarray, "n f"], r
     """
     scores = aggregated(logits, rule)
     weights = source_balanced_weights(faces.sources)
-    split = f"{SPLIT}, as videos"
-    calibration = fit_calibration(faces.labels, scores, split=split, groups=faces.groups, weights=weights)
+    calibration = fit_calibration(faces.labels, scores, split=SPLIT, groups=faces.groups, weights=weights)
     points = choose_operating_points(
-        faces.labels, calibration(scores), split=split, groups=faces.groups, weights=weights
+        faces.labels, calibration(scores), split=SPLIT, groups=faces.groups, weights=weights
     )
     bands = choose_bands(points)
     bands = dataclasses.replace(bands, reason=f"{bands.reason}; every source counts alike")

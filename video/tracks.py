@@ -43,17 +43,22 @@ class TrackingConfig:
         min_colour: least colour similarity in [0, 1] for that; below is a cut, or somebody else.
         same_colour: least colour similarity of a face that is recognised by look, wherever it is.
         same_light: least correlation in [-1, 1] of its light and shade, for that.
+        remembered: how many people can be recognised; who was not seen for longest is forgotten first.
     """
 
     min_overlap: float = 0.15
     min_colour: float = 0.8
     same_colour: float = 0.93
     same_light: float = 0.6
+    remembered: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for name in ("min_overlap", "min_colour", "same_colour", "same_light"):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"tracking {name} {value} is not in [0, 1]")
+        if self.remembered < 1:
+            raise ConfigError(f"tracking remembered {self.remembered} is not at least 1")
         if self.same_colour < self.min_colour:
             raise ConfigError(f"tracking same_colour {self.same_colour} is below min_colour {self.min_colour}")
 
@@ -128,6 +133,7 @@ class Tracker:
     def __init__(self, config: TrackingConfig = TrackingConfig()) -> None:
         self._config = config
         self._people: list[_Person] = []
+        self._numbers = 0
         self._time = -np.inf
 
     def update(self, time: float, image: UInt8[np.ndarray, "h w 3"], faces: Sequence[Face]) -> list[int]:
@@ -168,9 +174,13 @@ class Tracker:
             person.missed += row not in seen
         for place, (box, look) in enumerate(zip(boxes, looks, strict=True)):
             if place not in numbers:
-                person = _Person(number=len(self._people) + 1, box=box, look=look)
-                self._people.append(person)
-                numbers[place] = person.number
+                self._numbers += 1
+                self._people.append(_Person(number=self._numbers, box=box, look=look))
+                numbers[place] = self._numbers
+        if len(self._people) > self._config.remembered:
+            # An hour of cuts has thousands of faces: neither memory nor time per frame may grow with them.
+            self._people.sort(key=lambda person: person.missed)
+            del self._people[max(self._config.remembered, len(boxes)) :]
         return [numbers[place] for place in range(len(boxes))]
 
     def _affinity(self, person: _Person, box: Box, look: Look) -> float | None:

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fakeface_jax.bundle import BundleSpec
+from fakeface_jax.decision import OperatingPoint
 from fakeface_jax.evaluation.sections import ProtocolResult
+
+_VIDEOS, _TRAINING = "## Videos", "## Training"
 
 _LONG_TABLE = 24
 """Rows from which only all sources together are shown; the report has them per source."""
@@ -44,11 +47,12 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
         "## Calibration and verdicts",
         f"- calibration: {spec.calibration.method}, fitted on {spec.calibration.samples} faces of the "
         f"{spec.calibration.split or '(no)'} split",
-        "\n".join(_operating_points(spec)),
+        "\n".join(_operating_points(spec.operating_points)),
         f"- verdict `fake` from {spec.bands.fake_from:.4f} on, `real` below {spec.bands.real_below:.4f}, between them "
         f"`inconclusive` ({spec.bands.reason})",
         "- thresholds hold for the mix of sources that they were chosen on; on other pictures the error rates differ",
-        "## Training",
+        _videos(spec),
+        _TRAINING,
         _training(provenance, data),
         "## Limits",
         "\n".join(_limits(sections)),
@@ -56,6 +60,25 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
         _LICENCE,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def with_videos(card: str, spec: BundleSpec) -> str:
+    """A card with what was fitted for videos since it was written."""
+    before, heading, after = card.partition(_TRAINING)
+    return f"{before.partition(_VIDEOS)[0]}{_videos(spec)}\n\n{heading}{after}"
+
+
+def _videos(spec: BundleSpec) -> str:
+    if spec.video is None:
+        return ""
+    video = spec.video
+    lines = [
+        f"- score of a person: rule `{video.rule}`, then {video.calibration.method}, fitted on {video.fitted_on}",
+        *_operating_points(video.operating_points, what="videos"),
+        f"- verdict `fake` from {video.bands.fake_from:.4f} on, `real` below {video.bands.real_below:.4f} "
+        f"({video.bands.reason})",
+    ]
+    return "\n\n".join([_VIDEOS, "\n".join(lines)])
 
 
 def _protocol(section: ProtocolResult) -> list[str]:
@@ -111,12 +134,12 @@ def _has_small_faces(section: ProtocolResult) -> bool:
     )
 
 
-def _operating_points(spec: BundleSpec) -> list[str]:
-    what = {"fpr": "real faces called fake", "fnr": "fake faces called real"}
+def _operating_points(points: Sequence[OperatingPoint], *, what: str = "faces") -> list[str]:
+    errors = {"fpr": f"real {what} called fake", "fnr": f"fake {what} called real"}
     return [
-        f"- threshold {point.threshold:.4f}: {point.rate:.0%} {what[point.kind]} on {point.samples} faces of the "
+        f"- threshold {point.threshold:.4f}: {point.rate:.0%} {errors[point.kind]} on {point.samples} {what} of the "
         f"{point.split} split (95 % interval {point.rate_low:.1%} to {point.rate_high:.1%})"
-        for point in spec.operating_points
+        for point in points
     ]
 
 
