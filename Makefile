@@ -36,7 +36,7 @@ demo: setup  ## score the sample pictures and the sample clip with the shipped m
 	@$(BIN)/fakeface score samples/*.mp4 --fps 2
 
 test: setup  ## all tests but the long ones
-	@$(BIN)/python -m pytest -m 'not long' -q
+	@$(BIN)/python -m pytest -m 'not long' -q -n 2 --dist loadfile
 
 test-long: setup  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m long -q

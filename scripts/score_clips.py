@@ -13,18 +13,20 @@ import argparse
 import csv
 from pathlib import Path
 
-from sklearn.metrics import roc_auc_score
+import numpy as np
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import MediaError
+from fakeface_jax.evaluation.weighted import weighted_metrics
 from fakeface_jax.faces import create_detector
 from fakeface_jax.labels import parse_label
+from video.report import main_people as main_people_of
 from video.sampling import Sampling
 from video.scoring import score_video
 
 
 def main() -> None:
-    """Prints one line per clip as a Markdown table, then AUC and the verdicts of the real clips."""
+    """Prints one line per clip as a Markdown table, then AUC of clips and of faces, and the verdicts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path)
     parser.add_argument("--model", type=Path, default=None)
@@ -37,6 +39,7 @@ def main() -> None:
     print("| clip | label | verdict | P(fake) | faces | frames with a face / sampled | media s | wall s | frames/s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     labels, scores, verdicts = [], [], []
+    face_labels, face_scores, face_clips = [], [], []
     with options.csv.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             try:
@@ -58,10 +61,28 @@ def main() -> None:
                 labels.append(int(parse_label(row["label"])))
                 scores.append(report.p_fake)
                 verdicts.append(str(report.verdict))
-    print(f"\nvideo AUC {roc_auc_score(labels, scores):.3f} over {len(labels)} clips ({sum(labels)} fake)")
+                main_people = {person.number for person in main_people_of(report)}
+                faces = [face for frame in report.frames for face in frame.faces if face.person in main_people]
+                found = [face.p_fake for face in faces if face.p_fake is not None]
+                face_scores += found
+                face_labels += [labels[-1]] * len(found)
+                face_clips += [len(labels) - 1] * len(found)
+    clips = np.arange(len(labels))
+    print(f"\nvideo AUC {auc(labels, scores, clips)} over {len(labels)} clips ({sum(labels)} fake)")
+    print(f"face AUC  {auc(face_labels, face_scores, np.array(face_clips))} over their {len(face_labels)} faces")
     for name, wanted in (("real", 0), ("fake", 1)):
         said = [verdict for verdict, label in zip(verdicts, labels, strict=True) if label == wanted]
         print(f"{name} clips: " + ", ".join(f"{said.count(word)} {word}" for word in ("real", "inconclusive", "fake")))
+
+
+def auc(labels: list[int], scores: list[float], clips: np.ndarray) -> str:
+    """AUC with its 95 % interval: the bootstrap draws clips, each with all its faces."""
+    count = int(clips.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=2000)
+    weights = np.concatenate([np.ones((1, count)), drawn.astype(np.float64)])[:, clips]
+    found = weighted_metrics(np.array(labels), np.array(scores), weights)["auc"]
+    low, high = np.nanpercentile(found[1:], [2.5, 97.5])
+    return f"{found[0]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

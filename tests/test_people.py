@@ -16,26 +16,32 @@ def walk(size, steps, *, left=100.0, seed=0, amount=0.1):
     return [(float(x), 50.0, float(x) + size, 50.0 + size) for x in at]
 
 
+def of(boxes, fps=5.0):
+    return roles(boxes, {number: len(mine) / fps for number, mine in boxes.items()})
+
+
 def test_somebody_alone_is_main():
-    assert roles({1: walk(100, 30)}) == {1: Role.MAIN}
-    assert roles({1: walk(100, 1)}) == {1: Role.MAIN}
-    assert roles({}) == {}
+    assert of({1: walk(100, 30)}) == {1: Role.MAIN}
+    assert of({1: walk(100, 1)}) == {1: Role.MAIN}
+    assert roles({}, {}) == {}
 
 
 def test_two_people_side_by_side_are_both_main():
-    assert roles({1: walk(100, 30), 2: walk(70, 25, left=300, seed=1)}) == {1: Role.MAIN, 2: Role.MAIN}
+    assert of({1: walk(100, 30), 2: walk(70, 25, left=300, seed=1)}) == {1: Role.MAIN, 2: Role.MAIN}
 
 
 def test_small_faces_in_the_background_and_passers_by_are_not():
-    found = roles({1: walk(100, 40), 2: walk(30, 40, seed=1), 3: walk(100, 3, seed=2)})
+    found = of({1: walk(100, 40), 2: walk(30, 40, seed=1), 3: walk(100, 3, seed=2)})
     assert found == {1: Role.MAIN, 2: Role.BACKGROUND, 3: Role.BACKGROUND}
 
 
 def test_a_poster_does_not_decide():
     generator = np.random.default_rng(3)
     poster = [tuple(np.array([300.0, 50, 420, 170]) + generator.normal(0, 0.3, 4)) for _ in range(30)]
-    assert roles({1: walk(100, 30), 2: poster}) == {1: Role.MAIN, 2: Role.STILL}
-    assert roles({2: poster}) == {2: Role.MAIN}
+    assert of({1: walk(100, 30), 2: poster}) == {1: Role.MAIN, 2: Role.STILL}
+    assert of({2: poster}) == {2: Role.MAIN}
+    # Somebody who holds still for two seconds is no poster.
+    assert of({1: walk(100, 30), 2: poster}, fps=15.0) == {1: Role.MAIN, 2: Role.MAIN}
 
 
 def test_the_path_is_the_best_of_all_paths():
@@ -72,6 +78,16 @@ def test_odd_faces_make_no_segment():
     logits = [-1.0] * 40
     logits[10], logits[20] = 3.0, 5.0
     assert segments(Scores.of(logits), threshold=0.0) == []
+
+
+def test_segments_end_where_a_person_is_out_of_sight():
+    times = [n / 5 for n in range(25)] + [55 + n / 5 for n in range(25)]
+    found = segments(Scores.of([4.0] * 50, times=times), threshold=0.0)
+    assert [(start, end) for start, end, _ in found] == [
+        (0.0, pytest.approx(4.9)),
+        (pytest.approx(54.9), pytest.approx(59.9)),
+    ]
+    assert [rows.sum() for *_, rows in found] == [25, 25]
 
 
 def test_a_fake_from_end_to_end_is_one_segment():

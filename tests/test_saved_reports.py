@@ -81,13 +81,19 @@ def test_a_report_is_reproduced(report, classifier, saved):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r: r | {"verdict": "fake"}, "the verdict was fake"),
-        (lambda r: r | {"p_fake": 0.01}, "P\\(fake\\) was 0.01"),
-        (lambda r: r | {"frames": r["frames"][1:]}, "other frames"),
+        (lambda r: r | {"verdict": "fake"}, "verdict was 'fake'"),
+        (lambda r: r | {"p_fake": 0.01}, "p_fake was 0.01"),
+        (lambda r: r | {"frames": r["frames"][1:]}, "frames was"),
         (lambda r: r | {"media": r["media"] | {"sha256": "0" * 64}}, "another video"),
-        (lambda r: r | {"bands": r["bands"] | {"fake_from": 0.999}}, "other bands"),
-        (lambda r: _with_face(r, logit=9.0), "logit differs"),
-        (lambda r: _with_face(r, box=[0, 0, 5, 5]), "box differs"),
+        (lambda r: r | {"bands": r["bands"] | {"fake_from": 0.999}}, "bands.fake_from was"),
+        (lambda r: _with_face(r, logit=9.0), "logit was 9"),
+        (lambda r: r | {"people": []}, "people was"),
+        (lambda r: r | {"reason": "it is all true"}, "reason was"),
+        (lambda r: r | {"people": [r["people"][0] | {"verdict": "real"}]}, r"people\[0\].verdict was 'real'"),
+        (lambda r: r | {"evidence": r["evidence"] | {"faces_scored": 99}}, "evidence.faces_scored was 99"),
+        (lambda r: _with_face(r, p_fake=0.99), "p_fake was 0.99"),
+        (lambda r: _with_face(r, person=7), "person was 7"),
+        (lambda r: _with_face(r, box=[0, 0, 5, 5]), "box\\[0\\] was 0"),
     ],
 )
 def test_a_changed_report_is_not_reproduced(report, saved, change, says):
@@ -133,6 +139,7 @@ def test_reports_come_alone_in_arrays_and_in_lines(report, tmp_path):
         ('{"kind": "image"}', "no report of a video"),
         ('{"kind": "video", "format": 1}', "report format 1, this release reads 2"),
         ('{"kind": "video", "format": 2}', "is not a whole report"),
+        ('{"kind": "video", "format": 2, "p_fake": NaN}', "NaN is no number"),
         ('{"kind": "video", "format": 2, "sampling": {"fps": -1}}', "is not a whole report"),
     ],
 )
@@ -141,6 +148,24 @@ def test_what_is_no_report_is_said(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(DataError, match=says):
         read_reports(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r | {"p_fake": "0.5"},
+        lambda r: r | {"aggregation": [1]},
+        lambda r: r | {"detector": 5},
+        lambda r: _with_face(r, logit="x"),
+        lambda r: _with_face(r, box=[10**400] * 4),
+        lambda r: r | {"frames": [{"faces": []}]},
+        lambda r: {key: value for key, value in r.items() if key != "evidence"},
+        lambda r: r | {"sampling": r["sampling"] | {"fps": 1, "every": 1}},
+    ],
+)
+def test_a_damaged_report_is_said(saved, change):
+    with pytest.raises(DataError, match="is not a whole report"):
+        read_reports(saved(change))
 
 
 def test_a_missing_report_is_said(tmp_path):

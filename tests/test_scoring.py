@@ -143,7 +143,7 @@ def test_video_score_is_the_mean_logit_of_the_most_fake_person(classifier, clip)
     assert [person.p_fake for person in report.people[:2]] == pytest.approx([1 / (1 + np.exp(-mean)) for mean in means])
     assert report.p_fake == max(person.p_fake for person in report.people[:2])
     assert (report.people[2].p_fake, report.people[2].verdict) == (None, Verdict.NO_FACE)
-    assert all([face.person for face in frame.faces] == [1, 2, 3] for frame in report.frames)
+    assert all([face.person for face in frame.faces[:2]] == [1, 2] for frame in report.frames)
     evidence = report.evidence
     assert (evidence.frames_sampled, evidence.faces_scored, evidence.faces_too_small) == (20, 40, 20)
     assert (evidence.frames_with_face, evidence.frames_dropped) == (20, 0)
@@ -196,7 +196,11 @@ def test_frames_are_looked_for_until_enough_have_a_face(classifier, clip):
     times = [frame.time for frame in every_other.frames]
     assert times == sorted(set(times))
     assert len(score_video(classifier, FixedDetector(LARGE), clip, Sampling(faces=8)).frames) == 8
-    assert score_video(classifier, FixedDetector(), clip, Sampling(faces=8)).verdict is Verdict.NO_FACE
+    nobody = score_video(classifier, FixedDetector(), clip, Sampling(faces=8))
+    assert nobody.verdict is Verdict.NO_FACE
+    assert nobody.frames_read <= nobody.media.frames
+    with pytest.raises(MediaError, match="choose another window"):
+        score_video(classifier, FixedDetector(LARGE), clip, Sampling(faces=8, start=100.0))
 
 
 def test_callbacks_come_in_order(classifier, clip):
@@ -243,7 +247,8 @@ def test_little_evidence_is_inconclusive(classifier, clip, bands, verdict):
     sure = with_bands(classifier, *bands)
     assert score_video(sure, FixedDetector(LARGE), clip).verdict is verdict
     few = score_video(sure, FixedDetector(LARGE), clip, Sampling(frames=MIN_FRAMES - 1))
-    assert (few.verdict, few.reason) == (Verdict.INCONCLUSIVE, "faces scored in 4 frames, a verdict needs 5")
+    assert few.verdict is Verdict.INCONCLUSIVE
+    assert few.reason.endswith("a verdict needs 5")
     assert few.p_fake is not None
     short = score_video(sure, FixedDetector(LARGE), clip, Sampling(every=1, end=0.8))
     assert short.verdict is Verdict.INCONCLUSIVE
@@ -283,7 +288,7 @@ def test_many_faces_in_one_frame_are_little_evidence(classifier, tmp_path):
     report = score_video(with_bands(classifier, 0.0, 0.0), FixedDetector(*boxes), path)
     assert report.evidence.faces_scored == 12
     assert report.verdict is Verdict.INCONCLUSIVE
-    assert report.reason == "faces scored in 1 frame, a verdict needs 5; of 12 people, 12 count"
+    assert report.reason == "nobody is seen enough; person 1: faces scored in 1 frame, a verdict needs 5"
 
 
 def test_the_hash_is_of_the_bytes_that_were_decoded(classifier, tmp_path, face_picture, monkeypatch):

@@ -59,6 +59,12 @@ def test_a_cut_does_not_glue_two_people_together():
     assert run(scene((ANN, 100, 60)), scene((ANN, 100, 60)), scene((BEN, 100, 60))) == [[1], [1], [2]]
 
 
+def test_a_cut_in_one_room_does_not_either():
+    """The same colours, another face: light and shade differ."""
+    other = person(5, 9)
+    assert run(scene((ANN, 100, 60)), scene((ANN, 100, 60)), scene((other, 100, 60))) == [[1], [1], [2]]
+
+
 def test_a_face_lost_for_some_frames_keeps_its_number():
     empty = scene()
     assert run(scene((ANN, 100, 60)), empty, empty, empty, scene((ANN, 110, 60))) == [[1], [], [], [], [1]]

@@ -114,7 +114,7 @@ def test_background_faces_and_passers_by_decide_nothing():
             index,
             (1, -3.0, (100.0 + 20 * np.sin(index), 120.0)),
             (2, 6.0, (300.0 + 3 * np.sin(index), 35.0)),
-            *([(3, 6.0, (500.0, 120.0))] if index < 4 else []),
+            *([(3, 6.0, (500.0, 120.0))] if index < 2 else []),
         )
         for index in range(30)
     ]
@@ -122,7 +122,7 @@ def test_background_faces_and_passers_by_decide_nothing():
     assert found.verdict is Verdict.REAL
     assert [person.role for person in found.people][:2] == [Role.MAIN, Role.BACKGROUND]
     assert found.people[1].verdict is Verdict.FAKE  # and the report still says it
-    assert "number 1 counts" in found.reason
+    assert "of person 1; 1 of 3 people count" in found.reason
 
 
 def test_of_two_people_the_fake_one_decides():
@@ -133,7 +133,30 @@ def test_of_two_people_the_fake_one_decides():
     found = outcome(records)
     assert found.verdict is Verdict.FAKE
     assert [person.verdict for person in found.people] == [Verdict.REAL, Verdict.FAKE]
-    assert "numbers 1, 2 count" in found.reason
+    assert "of person 2; 2 of 2 people count" in found.reason
+
+
+def test_many_people_who_are_seen_too_little_make_no_verdict():
+    """An edited film: one of its many faces has a score by chance."""
+    records = [record(index, (index + 1, 6.0 if index == 7 else -6.0), fps=0.5) for index in range(32)]
+    found = outcome(records)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "nobody is seen enough" in found.reason
+    assert "faces scored in 1 frame" in found.reason
+
+
+def test_real_is_not_said_beside_somebody_who_looks_fake_and_is_seen_too_little():
+    records = [
+        record(
+            index,
+            (1, -3.0, (100 + 9 * np.sin(index), 100.0)),
+            *([(2, 8.0, (300 + 9 * np.cos(index), 100.0))] if index < 4 else []),
+        )
+        for index in range(30)
+    ]
+    found = outcome(records)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "person 2 looks fake and is seen too little" in found.reason
 
 
 def test_a_partial_fake_is_a_segment_of_its_person():

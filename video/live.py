@@ -22,20 +22,15 @@ from jaxtyping import UInt8
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier
 from fakeface_jax.decision import sigmoid
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.faces import Box, Face, FaceDetector, sharpness
+from fakeface_jax.faces import Box, FaceDetector, sharpness
 from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, Scores, aggregate
 from video.finding import MIN_FACE
+from video.people import MAIN_SIZE
 from video.records import FaceRecord
 from video.stream_records import LiveFrame
 from video.tracks import Tracker, TrackingConfig
 from video.verdicts import MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS, Decision
-
-_MANY_PEOPLE = 50
-"""A tracker that holds more is replaced when nobody is there: it holds everybody it ever saw."""
-
-_TOO_MANY_PEOPLE = 500
-"""A tracker that holds more is replaced in any case, at the price of new numbers for those who are there."""
 
 _RANK = {Verdict.REAL: 0, Verdict.INCONCLUSIVE: 1, Verdict.FAKE: 2}
 
@@ -69,6 +64,8 @@ class LiveConfig:
 class SteadyVerdict:
     """A verdict that follows another one only when that has held.
 
+    Where others have taken turns for that long, and none has held, it is left for `inconclusive`.
+
     Args:
         hold: seconds.
         verdict: to begin with.
@@ -79,14 +76,22 @@ class SteadyVerdict:
         self._hold = hold
         self._next = verdict
         self._since = 0.0
+        self._others_since: float | None = None
 
     def update(self, time: float, wanted: Verdict) -> bool:
         """What is wanted at a time, in seconds that do not go back. Whether the verdict has changed."""
         if wanted is not self._next:
             self._next, self._since = wanted, time
-        if self._next is self.verdict or time - self._since < self._hold:
+        if wanted is self.verdict:
+            self._others_since = None
             return False
-        self.verdict = wanted
+        if self._others_since is None:
+            self._others_since = time
+        held = time - self._since >= self._hold
+        if not held and (time - self._others_since < 2 * self._hold or self.verdict is Verdict.INCONCLUSIVE):
+            return False
+        self.verdict = wanted if held else Verdict.INCONCLUSIVE
+        self._others_since = None
         return True
 
 
@@ -173,10 +178,15 @@ class _Person:
         self.steady = SteadyVerdict(config.hold)
         self.evidence: list[Evidence] = []
         self._config = config
-        self._seen: collections.deque[tuple[float, float, bool]] = collections.deque()
+        self._seen: collections.deque[tuple[float, float, bool, float]] = collections.deque()
 
-    def add(self, time: float, logit: float, *, sharp: bool) -> None:
-        self._seen.append((time, logit, sharp))
+    def add(self, time: float, logit: float, *, sharp: bool, size: float) -> None:
+        self._seen.append((time, logit, sharp, size))
+
+    @property
+    def size(self) -> float:
+        """Median of the longer side of the face, in pixels."""
+        return float(np.median([size for *_, size in self._seen]))
 
     def keep(self, evidence: Evidence, most: int) -> None:
         """The most fake faces of the window."""
@@ -190,12 +200,12 @@ class _Person:
         return bool(self._seen)
 
     def logit(self, decision: Decision) -> float:
-        times, logits, _ = zip(*self._seen, strict=True)
+        times, logits, *_ = zip(*self._seen, strict=True)
         scores = Scores.of(logits, times=times)
         return float(decision.calibration.logit(np.array([aggregate(scores, decision.rule)]))[0])
 
     def status(self, logit: float) -> PersonStatus:
-        seconds, sharp = self._seen[-1][0] - self._seen[0][0], sum(sharp for _, _, sharp in self._seen)
+        seconds, sharp = self._seen[-1][0] - self._seen[0][0], sum(sharp for _, _, sharp, _ in self._seen)
         reason = ""
         if sharp < self._config.min_frames:
             reason = f"sharp faces in {sharp} pictures, a verdict needs {self._config.min_frames}"
@@ -246,8 +256,8 @@ class LiveScorer:
         self.reason = "no picture yet"
         self.people: tuple[PersonStatus, ...] = ()
         self.faces: tuple[FaceRecord, ...] = ()
-        self._keep_crops, self._tracking = keep_crops, tracking
-        self._tracker, self._first_number, self._known = Tracker(tracking), 0, 0
+        self._keep_crops = keep_crops
+        self._tracker = Tracker(tracking)
         self._persons: dict[int, _Person] = {}
         self._steady = SteadyVerdict(config.hold)
         self._began: float | None = None
@@ -274,14 +284,14 @@ class LiveScorer:
         time = max(frame.time, self._now)
         self._began = time if self._began is None else self._began
         faces = self.detector.detect(frame.image)
-        numbers = self._numbers(time, frame, faces)
+        numbers = self._tracker.update(time, frame.image, faces)
         large = [row for row, face in enumerate(faces) if face.size >= MIN_FACE]
         crops = [self.classifier.crop(frame.image, faces[row]) for row in large]
         scores = self.classifier.scores([faces[row] for row in large], np.stack(crops)) if large else []
         found = {}
         for row, crop, score in zip(large, crops, scores, strict=True):
             person = self._persons.setdefault(numbers[row], _Person(numbers[row], self.config))
-            person.add(time, score.logit, sharp=sharpness(crop) >= MIN_SHARPNESS)
+            person.add(time, score.logit, sharp=sharpness(crop) >= MIN_SHARPNESS, size=score.face.size)
             if self._keep_crops:
                 kept = Evidence(crop=crop, logit=score.logit, time=time, frame=frame.number, box=score.face.box)
                 person.keep(kept, self._keep_crops)
@@ -307,6 +317,7 @@ class LiveScorer:
             number: person for number, person in self._persons.items() if person.expire(time - self.config.window)
         }
         changes, people, wanted = [], [], []
+        largest = max((person.size for person in self._persons.values()), default=0.0)
         for person in self._persons.values():
             logit = person.logit(self.decision)
             status = person.status(logit)
@@ -315,7 +326,8 @@ class LiveScorer:
                 status = dataclasses.replace(status, verdict=person.steady.verdict)
                 changes.append(self._change(time, status.number, before, status.verdict, status.p_fake))
             people.append(status)
-            if not status.reason:
+            # As in videos, small faces in the background do not decide.
+            if not status.reason and person.size >= MAIN_SIZE * largest:
                 verdict = self._judge(logit, status, self.verdict)
                 wanted.append((_RANK[verdict], logit, verdict, status))
         self.people = tuple(people)
@@ -358,11 +370,3 @@ class LiveScorer:
         self, time: float, person: int | None, before: Verdict, verdict: Verdict, p_fake: float | None
     ) -> VerdictChange:
         return VerdictChange(time=time, person=person, before=before, verdict=verdict, p_fake=p_fake)
-
-    def _numbers(self, time: float, frame: LiveFrame, faces: list[Face]) -> list[int]:
-        held = self._known - self._first_number
-        if held > _TOO_MANY_PEOPLE or (held > _MANY_PEOPLE and not self._persons):
-            self._tracker, self._first_number = Tracker(self._tracking), self._known
-        numbers = [self._first_number + number for number in self._tracker.update(time, frame.image, faces)]
-        self._known = max([self._known, *numbers])
-        return numbers

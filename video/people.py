@@ -32,11 +32,20 @@ SWITCH = 6.0
 face says too."""
 
 
-def roles(boxes: Mapping[int, Sequence[Box]]) -> dict[int, Role]:
+STILL_SECONDS = 5.0
+"""For so long it must be seen: people too hold still for a second or two."""
+
+GAP_STEPS, GAP_SECONDS = 5.0, 1.0
+"""A person who is out of sight for more than so many of the usual steps, and so many seconds, may have been exchanged:
+segments end there."""
+
+
+def roles(boxes: Mapping[int, Sequence[Box]], seconds: Mapping[int, float]) -> dict[int, Role]:
     """Whose score counts for the video.
 
     Args:
         boxes: of each person's scored faces, in order of time, by the person's number.
+        seconds: from the first to the last sight of each.
     """
     if not boxes:
         return {}
@@ -46,7 +55,8 @@ def roles(boxes: Mapping[int, Sequence[Box]]) -> dict[int, Role]:
     found = {}
     for number in boxes:
         others = [motion[other] for other in boxes if other != number and counts[other] >= 3]
-        if counts[number] >= 3 and motion[number] < STILL and any(3 * motion[number] < other for other in others):
+        still = seconds[number] >= STILL_SECONDS and counts[number] >= 3 and motion[number] < STILL
+        if still and any(3 * motion[number] < other for other in others):
             found[number] = Role.STILL
         elif sizes[number] < MAIN_SIZE * max(sizes.values()) or counts[number] < MAIN_TIME * max(counts.values()):
             found[number] = Role.BACKGROUND
@@ -72,15 +82,18 @@ def segments(scores: Scores, *, threshold: float) -> list[tuple[float, float, Bo
     Returns:
         start and end in seconds, and which of the faces lie inside, in order of time.
     """
-    inside = _fake_faces(scores.logits - threshold)
     times = scores.times
-    reach = 0.5 * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(np.int8)))
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    gaps = np.flatnonzero(np.diff(times) > max(GAP_STEPS * step, GAP_SECONDS)) + 1
     found = []
-    for first, behind in zip(edges[::2], edges[1::2], strict=True):
-        rows = np.zeros(len(times), bool)
-        rows[first:behind] = True
-        found.append((max(0.0, float(times[first]) - reach), float(times[behind - 1]) + reach, rows))
+    for part in np.split(np.arange(len(times)), gaps):
+        inside = _fake_faces(scores.logits[part] - threshold)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(np.int8)))
+        for first, behind in zip(edges[::2], edges[1::2], strict=True):
+            rows = np.zeros(len(times), bool)
+            rows[part[first:behind]] = True
+            start, end = float(times[part[first]]), float(times[part[behind - 1]])
+            found.append((max(0.0, start - 0.5 * step), end + 0.5 * step, rows))
     return found
 
 

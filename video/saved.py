@@ -9,8 +9,10 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,20 @@ from fakeface_jax.errors import ConfigError, DataError, OpenError
 from video.report import REPORT_FORMAT, VideoReport, frame_rows, summary_row
 from video.sampling import Sampling
 
-LOGIT_TOLERANCE = 0.02
-"""Between machines, batch sizes and releases of XLA the same face's logit differs in the last bits of its arithmetic,
-and the last bits of decoding and of a box's rounding move a crop by less than a pixel's worth."""
+TOLERANCES = {"logit": 0.02, "p_fake": 0.01, "box": 1.0, "face_pixels": 1.0, "sharpness": 0.01, "confidence": 0.02}
+"""By how much a number may differ, by its key; boxes in pixels. Between machines, batch sizes and releases the same
+face's logit differs in the last bits of its arithmetic, and the last bits of decoding move a box by less than a pixel.
+Times of segments may differ by `SEGMENT_TOLERANCE`, all other numbers in their last digits."""
 
-BOX_TOLERANCE = 1.0
-"""Pixels."""
+SEGMENT_TOLERANCE = 0.5
+"""Seconds."""
+
+_NOT_COMPARED = frozenset(
+    {"input", "seconds", "fps", "settings", "detector", "aggregation", "operating_points_fitted_on"}
+)
+"""Where the file lay, how fast it went, and what `compare` looks at by itself."""
+
+_MOST_DIFFERENCES = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,21 +60,25 @@ class SavedReport:
         sha256: str | None = self.record["media"]["sha256"]
         return sha256
 
-    def made_with(self, *, model_id: str, detector: str, sampling: Sampling, rule: str | None) -> bool:
+    def made_with(
+        self, *, model_id: str, detector: str, sampling: Sampling, rule: str, settings: Mapping[str, Any]
+    ) -> bool:
         """Whether scoring with these settings would say the same.
 
         Args:
             model_id: of the bundle.
             detector: its name.
             sampling: resolved.
-            rule: of the aggregation; None for whichever the model names.
+            rule: of the aggregation.
+            settings: from `video.scoring.score_settings`; versions may differ.
         """
         record = self.record
-        return (
+        return bool(
             record["model"]["id"] == model_id
             and record["detector"] == detector
             and self.sampling == sampling
-            and rule in (None, record["aggregation"])
+            and record["aggregation"] == rule
+            and settings.items() <= record["settings"].items()
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,63 +146,78 @@ def compare(saved: SavedReport, new: VideoReport) -> Comparison:
         saved: the old one.
         new: of the same video, with the same model, detector, sampling and rule.
     """
-    old, fresh = saved.record, new.to_dict()
+    old, fresh = saved.record, json.loads(json.dumps(new.to_dict()))
     differences: list[str] = []
-    notes: list[str] = []
     for name, where in (("video", ("media", "sha256")), ("model", ("model", "id"))):
         was, now = old[where[0]][where[1]], fresh[where[0]][where[1]]
         if was != now:
             differences.append(f"another {name}: sha256 {_short(was)} was scored, this one is {_short(now)}")
-    for key in ("detector", "aggregation", "settings"):
-        was, now = old.get(key), fresh[key]
-        if was != now:
-            notes.append(f"{key} was {was}, is {now}")
-    # Thresholds move between releases only with the model; where they do, verdicts do.
-    differences += [
-        f"other {key}" for key in ("bands", "video_decision") if old.get(key) != json.loads(json.dumps(fresh[key]))
+    notes = [
+        f"{key} was {old.get(key)}, is {fresh[key]}"
+        for key in ("detector", "aggregation", "settings")
+        if old.get(key) != fresh[key]
     ]
-    logits, boxes, faces = _faces(old["frames"], fresh["frames"], differences)
-    if logits > LOGIT_TOLERANCE:
-        differences.append(f"a face's logit differs by {logits:.3f}, more than {LOGIT_TOLERANCE}")
-    if boxes > BOX_TOLERANCE:
-        differences.append(f"a face's box differs by {boxes:.1f} pixels, more than {BOX_TOLERANCE}")
-    if old["verdict"] != fresh["verdict"]:
-        differences.append(f"the verdict was {old['verdict']}, is {fresh['verdict']}")
-    if not _near(old["p_fake"], fresh["p_fake"]):
-        differences.append(f"P(fake) was {old['p_fake']}, is {fresh['p_fake']}")
+    found = _Differences(differences)
+    for key in fresh:
+        if key not in _NOT_COMPARED:
+            found.look(key, key, old.get(key), fresh[key])
+    if len(differences) > _MOST_DIFFERENCES:
+        more = len(differences) - _MOST_DIFFERENCES
+        differences[_MOST_DIFFERENCES:] = [f"and {more} more"]
     return Comparison(
         differences=tuple(differences),
         notes=tuple(notes),
-        faces=faces,
-        largest_logit_difference=logits,
-        largest_box_difference=boxes,
+        faces=sum(len(frame["faces"]) for frame in fresh["frames"]),
+        largest_logit_difference=found.largest["logit"],
+        largest_box_difference=found.largest["box"],
     )
 
 
-def _faces(old: list[Any], fresh: list[Any], differences: list[str]) -> tuple[float, float, int]:
-    if [frame["index"] for frame in old] != [frame["index"] for frame in fresh]:
-        differences.append(f"other frames: {len(old)} were looked at, now {len(fresh)}")
-        return 0.0, 0.0, 0
-    logits = boxes = 0.0
-    faces = 0
-    for was, now in zip(old, fresh, strict=True):
-        if len(was["faces"]) != len(now["faces"]):
-            differences.append(f"frame {was['index']}: {len(was['faces'])} faces were found, now {len(now['faces'])}")
-            continue
-        for one, other in zip(was["faces"], now["faces"], strict=True):
-            faces += 1
-            boxes = max(boxes, *(abs(a - b) for a, b in zip(one["box"], other["box"], strict=True)))
-            if (one["logit"] is None) != (other["logit"] is None):
-                differences.append(f"frame {was['index']}: a face was scored and another was not")
-            elif one["logit"] is not None:
-                logits = max(logits, abs(one["logit"] - other["logit"]))
-    return logits, boxes, faces
+class _Differences:
+    """Walks through two reports side by side."""
+
+    def __init__(self, found: list[str]) -> None:
+        self._found = found
+        self.largest = {"logit": 0.0, "box": 0.0}
+
+    def look(self, place: str, key: str, was: Any, now: Any) -> None:
+        if isinstance(now, dict) and isinstance(was, dict):
+            for name in sorted(now.keys() | was.keys()):
+                self.look(f"{place}.{name}", name, was.get(name), now.get(name))
+        elif isinstance(now, list) and isinstance(was, list) and len(now) == len(was):
+            for number, (one, other) in enumerate(zip(was, now, strict=True)):
+                self.look(f"{place}[{number}]", key, one, other)
+        elif _is_number(was) and _is_number(now):
+            self._look_at_numbers(place, key, float(was), float(now))
+        elif key == "reason" and isinstance(was, str):
+            # The words are compared; what numbers in them say is compared where the numbers are.
+            if _NUMBER.sub("0", was) != _NUMBER.sub("0", str(now)):
+                self._found.append(f"{place} was {was!r}, is {now!r}")
+        elif was != now:
+            self._found.append(f"{place} was {_brief(was)}, is {_brief(now)}")
+
+    def _look_at_numbers(self, place: str, key: str, was: float, now: float) -> None:
+        difference = abs(was - now)
+        segment = ".segments[" in place and key in ("start", "end")
+        allowed = SEGMENT_TOLERANCE if segment else TOLERANCES.get(key, 1e-6 * max(1.0, abs(now)))
+        # Not `>`: whatever is no number differs.
+        if not difference <= allowed:
+            self._found.append(f"{place} was {was:g}, is {now:g}")
+        if key in self.largest and difference > self.largest[key]:
+            self.largest[key] = difference
 
 
-def _near(was: float | None, now: float | None) -> bool:
-    if was is None or now is None:
-        return was is now
-    return abs(was - now) <= LOGIT_TOLERANCE
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return f"{len(value)} {'entries' if isinstance(value, list) else 'keys'}"
+    return repr(value)
 
 
 def _short(sha256: str | None) -> str:
@@ -197,34 +226,43 @@ def _short(sha256: str | None) -> str:
 
 def _records(text: str, path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(text)
+        found = _parsed(text)
     except (ValueError, RecursionError):
         try:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = [_parsed(line) for line in text.splitlines() if line.strip()]
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is no JSON ({error}); name a report that fakeface score wrote") from error
     found = found if isinstance(found, list) else [found]
     return [record for record in found if isinstance(record, dict)]
 
 
+def _parsed(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    return json.loads(text, parse_constant=refuse)
+
+
 def _check(record: Mapping[str, Any], path: Path) -> None:
+    """What a report says is used in many places: nothing that does not fit the schema gets there."""
     if record.get("format") != REPORT_FORMAT:
         raise DataError(
-            f"{path}: report format {record.get('format')}, this release reads {REPORT_FORMAT}; "
+            f"{path}: report format {record.get('format')!r}, this release reads {REPORT_FORMAT}; "
             "score the video again, or install the release that wrote it"
         )
+    error = next(_validator().iter_errors(record), None)
+    if error is not None:
+        raise DataError(f"{path}: is not a whole report: {error.json_path}: {error.message[:200]}; get it again")
     try:
         Sampling(**record["sampling"])
-        for name in ("sha256",):
-            record["media"][name]
-        for name in ("verdict", "p_fake", "aggregation", "detector", "bands"):
-            record[name]
-        record["model"]["id"]
-        for frame in record["frames"]:
-            for face in frame["faces"]:
-                if len([float(corner) for corner in face["box"]]) != 4 or frame["index"] < 0:
-                    raise ValueError("a face without a box")
-                if face["logit"] is not None:
-                    float(face["logit"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise DataError(f"{path}: is not a whole report ({type(error).__name__}: {error}); get it again") from error
+    except ConfigError as problem:
+        raise DataError(f"{path}: is not a whole report: {problem}; get it again") from problem
+
+
+@functools.cache
+def _validator() -> Any:
+    """Of the schema's part about videos."""
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
+    return Draft202012Validator({"$ref": "#/$defs/video", "$defs": schema["$defs"]})

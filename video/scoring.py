@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -104,7 +105,8 @@ def score_video(
     """Scores every face of the sampled frames of a video file, the people in it, and the video.
 
     Faces are classified in batches across frames. Only their crops wait for that, at most a batch of them beyond one
-    frame's; frames wait for the next detection at most, so memory does not grow with the length of the video.
+    frame's; frames wait for the next detection at most, so memory does not grow with the length of the video. With
+    `Sampling(faces=n)`, the crops of all passes wait: of 16 n frames at most.
 
     Args:
         classifier: the model.
@@ -122,8 +124,7 @@ def score_video(
     """
     sampling = (sampling or Sampling()).resolved()
     spec = classifier.spec
-    rule = rule or (spec.video.rule if spec.video is not None else DEFAULT_RULE)
-    check_rule(rule)  # before minutes of work
+    rule = rule_of(classifier, rule)  # raises before minutes of work
     clock = _Clock()
     with VideoFile(path) as video:
         sha256 = file_sha256(video.path)
@@ -165,14 +166,30 @@ def score_video(
         model=_model(classifier, detector.name),
         aggregation=rule,
         settings={
-            "detect_every": DETECT_EVERY,
-            "tracking": dataclasses.asdict(TrackingConfig()),
+            **score_settings(),
             "versions": {name: version(name) for name in ("fakeface-jax", "jax", "opencv-python")},
         },
         seconds=clock.lap("aggregate"),
         frames_read=counters.read,
         frames_skipped=counters.skipped,
     )
+
+
+def rule_of(classifier: FaceClassifier, rule: str | None) -> str:
+    """The rule that a video is scored by: the one asked for, else the model's.
+
+    Raises:
+        ConfigError: unknown rule.
+    """
+    spec = classifier.spec
+    rule = rule or (spec.video.rule if spec.video is not None else DEFAULT_RULE)
+    check_rule(rule)
+    return rule
+
+
+def score_settings() -> dict[str, Any]:
+    """What a score depends on besides model, sampling and rule."""
+    return {"detect_every": DETECT_EVERY, "tracking": dataclasses.asdict(TrackingConfig())}
 
 
 def _look(
@@ -196,6 +213,11 @@ def _look(
         clock.lap("detect")
         if sum(one.has_usable_face for one in found) >= sampling.faces:
             break
+    if not found:
+        # Says why there is none, as for any other sampling.
+        yield from find_faces(
+            video.frames(dataclasses.replace(sampling, faces=None, frames=1)), detector, classifier.crop
+        )
     yield from sorted(found, key=lambda one: one.index)
 
 
@@ -212,10 +234,10 @@ class _Counted:
     def total(self) -> FrameCounters:
         walks = self._before or [self._video.counters]
         return FrameCounters(
-            # What is missing is missing in each walk; what is read twice took its time twice.
+            # What is missing is missing in each walk, and frames that were read twice are the same frames.
             dropped=max(walk.dropped for walk in walks),
             skipped=min(walk.skipped for walk in walks),
-            read=sum(walk.read for walk in walks),
+            read=max(walk.read for walk in walks),
             sampled=sum(walk.sampled for walk in walks),
         )
 

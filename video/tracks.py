@@ -3,9 +3,9 @@
 A face continues a person by place (overlap with where the person was) and by look (colours and light of the face and
 of what is around it). Looks decide about cuts: on 23 published clips the colour similarity of the same person 0.2 s
 apart is at least .97 (1st percentile), 2 s apart .89, and of people in different clips at most .71, so that below
-`min_colour` nobody is continued, wherever the face is. Who is out of sight for longer is recognised by look alone, for
-which more is asked; people in one room look alike (up to .95), so that a wrong new number is preferred to a wrong old
-one.
+`min_colour` nobody is continued, wherever the face is. People in one room share its colours (to .95) and not the
+light and shade of their faces (at most .43; the same person 0.2 s apart, at least .75). Who is out of sight for longer
+is recognised by look alone, for which more is asked: a wrong new number is preferred to a wrong old one.
 
 Example:
     >>> tracker = Tracker()
@@ -30,6 +30,9 @@ from fakeface_jax.faces import Box, CropSpec, Face, crop_face
 _SURROUNDINGS = CropSpec(size=64, margin=1.6)
 """Hair, collar and background change less than a face that speaks and turns."""
 
+NEAR = 0.5
+"""Seconds in which a head does not turn far."""
+
 _BINS = (12, 6, 6)
 """Of hue, saturation and value."""
 
@@ -41,6 +44,9 @@ class TrackingConfig:
     Attributes:
         min_overlap: least intersection over union with the person's last box, for a face that is continued by place.
         min_colour: least colour similarity in [0, 1] for that; below is a cut, or somebody else.
+        min_light: least correlation in [-1, 1] of light and shade for that, within `NEAR` seconds: people in one room
+            share its colours.
+        min_light_later: the same after longer.
         same_colour: least colour similarity of a face that is recognised by look, wherever it is.
         same_light: least correlation in [-1, 1] of its light and shade, for that.
         remembered: how many people can be recognised; who was not seen for longest is forgotten first.
@@ -48,12 +54,14 @@ class TrackingConfig:
 
     min_overlap: float = 0.15
     min_colour: float = 0.8
+    min_light: float = 0.6
+    min_light_later: float = 0.3
     same_colour: float = 0.93
     same_light: float = 0.6
     remembered: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("min_overlap", "min_colour", "same_colour", "same_light"):
+        for name in ("min_overlap", "min_colour", "min_light", "min_light_later", "same_colour", "same_light"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"tracking {name} {value} is not in [0, 1]")
@@ -120,6 +128,7 @@ class _Person:
     number: int
     box: Box
     look: Look
+    time: float
     missed: int = 0
 
 
@@ -158,7 +167,7 @@ class Tracker:
             (affinity, place, row)
             for row, person in enumerate(self._people)
             for place, (box, look) in enumerate(zip(boxes, looks, strict=True))
-            if (affinity := self._affinity(person, box, look)) is not None
+            if (affinity := self._affinity(person, time, box, look)) is not None
         ]
         numbers: dict[int, int] = {}
         seen: set[int] = set()
@@ -167,7 +176,7 @@ class Tracker:
             if place in numbers or row in seen:
                 continue
             person = self._people[row]
-            person.box, person.look, person.missed = boxes[place], looks[place], 0
+            person.box, person.look, person.time, person.missed = boxes[place], looks[place], time, 0
             numbers[place] = person.number
             seen.add(row)
         for row, person in enumerate(self._people):
@@ -175,7 +184,7 @@ class Tracker:
         for place, (box, look) in enumerate(zip(boxes, looks, strict=True)):
             if place not in numbers:
                 self._numbers += 1
-                self._people.append(_Person(number=self._numbers, box=box, look=look))
+                self._people.append(_Person(number=self._numbers, box=box, look=look, time=time))
                 numbers[place] = self._numbers
         if len(self._people) > self._config.remembered:
             # An hour of cuts has thousands of faces: neither memory nor time per frame may grow with them.
@@ -183,14 +192,16 @@ class Tracker:
             del self._people[max(self._config.remembered, len(boxes)) :]
         return [numbers[place] for place in range(len(boxes))]
 
-    def _affinity(self, person: _Person, box: Box, look: Look) -> float | None:
+    def _affinity(self, person: _Person, time: float, box: Box, look: Look) -> float | None:
         """How well a face continues a person; None where it cannot be that person."""
         colour, light = look.colour_similarity(person.look), look.light_similarity(person.look)
         if colour < self._config.min_colour:
             return None
         shared = overlap(person.box, box)
         recognised = colour >= self._config.same_colour and light >= self._config.same_light
-        if shared < self._config.min_overlap and not recognised:
+        near = time - person.time <= NEAR
+        like = light >= (self._config.min_light if near else self._config.min_light_later)
+        if not recognised and (shared < self._config.min_overlap or not like):
             return None
         # Place counts while the person is in sight; whoever left may come back anywhere.
         return colour + 0.5 * light + (shared if person.missed <= 2 else 0.5 * shared)

@@ -1,9 +1,8 @@
 """From scored faces to people, evidence and a verdict with its reasons in words.
 
 Example:
-    >>> people, p_fake, verdict, reason = decide(records, media, classifier.spec, dropped=0, rule="worst_person")
-    >>> reason
-    'P(fake) 0.97 reaches 0.93, which 1 % of real videos do: person 1, 31 faces over 10.2 s'
+    >>> decide(records, classifier.spec, rule="worst_person", fps=25.0, dropped=0).reason
+    'P(fake) 0.970 reaches 0.930; 31 faces over 10.2 s of person 2; 2 of 3 people count'
 """
 
 from __future__ import annotations
@@ -36,9 +35,6 @@ blurred by 4 of 224 pixels, nearly all are."""
 
 SEGMENT_RATE = 0.05
 """Faces speak for a suspicious segment from the threshold that this share of single real faces reaches."""
-
-_MOST_NAMED = 6
-"""People that a reason names one by one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,19 +100,16 @@ def decide(records: Sequence[FrameRecord], spec: BundleSpec, *, rule: str, fps: 
     for record in records:
         for face in record.faces:
             seen[face.person or 0].append((record, face))
+    shown = {number: [face.box for _, face in mine if face.logit is not None] for number, mine in seen.items()}
     parts = roles(
-        {
-            number: [face.box for _, face in mine if face.logit is not None] or [mine[0][1].box]
-            for number, mine in seen.items()
-        }
+        {number: boxes or [seen[number][0][1].box] for number, boxes in shown.items()},
+        {number: mine[-1][0].time - mine[0][0].time for number, mine in seen.items()},
     )
     everybody = evidence_of(records, fps, dropped=dropped)
     people = tuple(_person(number, seen[number], parts[number], decision, threshold, fps) for number in sorted(seen))
-    # Somebody seen for a moment has a score that chance made; with others there, it decides nothing.
-    counted = [person for person in people if person.role is Role.MAIN and person.p_fake is not None]
-    counted = [person for person in counted if not _too_little(person.evidence)] or counted
-    counted = counted or [person for person in people if person.p_fake is not None]
-    if not counted:
+    scored = [person for person in people if person.p_fake is not None]
+    main = [person for person in scored if person.role is Role.MAIN] or scored
+    if not main:
         return Outcome(
             people=people,
             p_fake=None,
@@ -124,14 +117,37 @@ def decide(records: Sequence[FrameRecord], spec: BundleSpec, *, rule: str, fps: 
             reason=without_score(everybody.faces_too_small),
             evidence=everybody,
         )
-    numbers = {person.number for person in counted}
-    mine = [(record, face) for record in records for face in record.faces if face.person in numbers]
-    p_fake = decision.p_fake(_scores(mine))
-    verdict, reason = verdict_of(p_fake, evidence_of(_frames_of(mine), fps), decision)
+    # Somebody seen for a moment has a score that chance made: it decides nothing, nor do many of them together.
+    counted = [person for person in main if not _too_little(person.evidence)]
+    numbers = {person.number for person in counted or main}
+    p_fake = decision.p_fake(
+        _scores([(record, face) for record in records for face in record.faces if face.person in numbers])
+    )
+    if not counted:
+        longest = max(main, key=lambda person: person.evidence.frames_with_face)
+        return Outcome(
+            people=people,
+            p_fake=p_fake,
+            verdict=Verdict.INCONCLUSIVE,
+            reason=longest.reason
+            if len(people) == 1
+            else f"nobody is seen enough; person {longest.number}: {longest.reason}",
+            evidence=everybody,
+        )
+    worst = max(counted, key=lambda person: person.p_fake or 0.0)
+    verdict, reason = verdict_of(p_fake, worst.evidence, decision)
+    unjudged = [
+        person
+        for person in main
+        if person not in counted and decision.bands.decide(person.p_fake or 0.0) is Verdict.FAKE
+    ]
+    if verdict is Verdict.REAL and unjudged:
+        verdict = Verdict.INCONCLUSIVE
+        reason = (
+            f"person {unjudged[0].number} looks fake and is seen too little: {unjudged[0].reason}; others: {reason}"
+        )
     if len(people) > 1:
-        shown = "s " + ", ".join(str(number) for number in sorted(numbers)) if len(numbers) > 1 else f" {min(numbers)}"
-        counts = f"number{shown}" if len(numbers) <= _MOST_NAMED else str(len(numbers))
-        reason += f"; of {len(people)} people, {counts} count{'' if len(numbers) > 1 else 's'}"
+        reason += f" of person {worst.number}; {len(counted)} of {len(people)} people count"
     return Outcome(people=people, p_fake=p_fake, verdict=verdict, reason=reason, evidence=everybody)
 
 

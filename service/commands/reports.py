@@ -2,7 +2,7 @@
 
 Example:
     >>> kept = KeptReports(Path("reports"), resume=True)
-    >>> kept.find("clip.mp4", model_id=..., detector="centerface", sampling=Sampling(frames=32), rule=None)
+    >>> kept.find("clip.mp4", model_id=..., detector="centerface", sampling=Sampling(frames=32), rule="median", ...)
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fakeface_jax.errors import ConfigError, FakeFaceError, OpenError
 from fakeface_jax.outputs import make_directory, whole_file
 
 if TYPE_CHECKING:
     from video.report import VideoReport
-    from video.sampling import Sampling
     from video.saved import SavedReport
 
 _LONGEST_STEM = 200
@@ -42,10 +41,10 @@ class KeptReports:
             raise ConfigError(f"--reports {error}") from error
         self._resume = resume
 
-    def find(
-        self, name: str, *, model_id: str, detector: str, sampling: Sampling, rule: str | None
-    ) -> SavedReport | None:
+    def find(self, name: str, **settings: Any) -> SavedReport | None:
         """The report of a video that need not be scored again; None where there is none, or anything has changed.
+
+        Settings are those of `SavedReport.made_with`.
 
         A damaged report counts as none. The video is hashed: a report is of bytes and not of a name.
         """
@@ -56,7 +55,7 @@ class KeptReports:
             return None
         try:
             saved = read_reports(path)[0]
-            made = saved.made_with(model_id=model_id, detector=detector, sampling=sampling, rule=rule)
+            made = saved.made_with(**settings)
             with Path(name).open("rb") as file:
                 same = made and hashlib.file_digest(file, "sha256").hexdigest() == saved.sha256
         except (FakeFaceError, OSError):

@@ -132,9 +132,9 @@ class Score(Common):
             worst_person or worst_window; the one the model was calibrated for if not given.
         html: write a page to read and to pass on there: a file for one video, a directory for several.
         frame_table: write one row per face and sampled frame there: .csv or .parquet.
-        reports: keep each video's report in this directory as JSON, as soon as it is known.
-        resume: with --reports: videos that have a report there, of the same bytes, model and settings, are not scored
-            again.
+        reports: keep each video's report in this directory as JSON, as soon as it is known; --output has all of a run.
+        resume: with --reports: videos that have a report there, of the same bytes, model and settings, and what --save
+            and --html ask for, are not scored again.
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
@@ -148,9 +148,9 @@ class Score(Common):
     def run(self) -> int:
         """Scores all videos; the exit code."""
         from video.aggregation import check_rule
-        from video.html import EXTENSIONS
+        from video.html import EXTENSIONS, save_video_html
         from video.render import VIDEO_CODECS, save_annotated_video
-        from video.scoring import score_video
+        from video.scoring import rule_of, score_settings, score_video
 
         if self.rule is not None:
             check_rule(self.rule)
@@ -169,20 +169,22 @@ class Score(Common):
         pages = Targets(self.html, EXTENSIONS, self.videos, inputs, taken, option="--html")
         classifier, detector = self.load()
         kept = KeptReports(self.reports, resume=self.resume) if self.reports is not None else None
+        settings = {
+            "model_id": classifier.bundle.id,
+            "detector": detector.name,
+            "sampling": self.sampling.resolved(),
+            "rule": rule_of(classifier, self.rule),
+            "settings": score_settings(),
+        }
 
         def score(name: str) -> VideoReport | SavedReport:
             if name == STDIN:
                 raise OpenError(name, "a video cannot come from standard input", "save it to a file first")
-            if kept is not None and (
-                done := kept.find(
-                    name,
-                    model_id=classifier.bundle.id,
-                    detector=detector.name,
-                    sampling=self.sampling.resolved(),
-                    rule=self.rule,
-                )
-            ):
-                # Pages and videos are made with the report; where they were not, this run does not make them up.
+            # Named for every input, so that names do not depend on which of them are done already.
+            drawn = targets.path(name, ".mp4") if self.save is not None else None
+            page = pages.path(name, ".html") if self.html is not None else None
+            done = kept.find(name, **settings) if kept is not None else None
+            if done is not None and all(path is None or path.is_file() for path in (drawn, page)):
                 tell(printable(f"{name}: has a report, not scored again"))
                 table.add(done.frame_rows())
                 return done
@@ -193,18 +195,16 @@ class Score(Common):
                     bar.update(done - bar.n)
 
                 report = score_video(classifier, detector, name, self.sampling, rule=self.rule, progress=progress)
-            table.add(report.frame_rows())
-            if self.save is not None:
-                save_annotated_video(report, targets.path(name, ".mp4"))
-            if self.html is not None:
-                from video.html import save_video_html
-
-                save_video_html(report, pages.path(name, ".html"), classifier)
             if kept is not None:
-                # Last: a report says that everything of this video is done.
                 kept.save(name, report)
+            if drawn is not None:
+                save_annotated_video(report, drawn)
+            if page is not None:
+                save_video_html(report, page, classifier)
             if self.show:
                 _show_video(report)
+            # Last: an input that ends as an error has no rows.
+            table.add(report.frame_rows())
             return report
 
         with FrameTable(self.frame_table) as table:
@@ -270,7 +270,7 @@ def _video_text(report: VideoReport | SavedReport) -> str:
     lines = [
         f"{printable(record['input'])}: {record['verdict']}"
         + ("" if record["p_fake"] is None else f"  P(fake) {record['p_fake']:.3f}"),
-        f"  because   {record['reason']}",
+        f"  because   {printable(record['reason'])}",
         f"  evidence  {evidence['faces_scored']} faces in {evidence['frames_with_face']} of "
         f"{evidence['frames_sampled']} sampled frames, {evidence['seconds']:.1f} s; {evidence['faces_too_small']} "
         f"faces too small, {evidence['frames_dropped']} frames undecodable; {record['frames_read']} of "
@@ -291,9 +291,11 @@ def _video_text(report: VideoReport | SavedReport) -> str:
         ]
     if len(people) > _PEOPLE_SHOWN:
         lines.append(f"  and {len(people) - _PEOPLE_SHOWN} more people")
+    if record["faces"]:
+        lines.append("  most suspicious faces")
     for face in record["faces"][:3]:
         lines.append(
-            f"  at {face['time']:8.2f} s  frame {face['frame']:6d}  P(fake) {face['p_fake']:.3f}  {face['verdict']}"
+            f"    at {face['time']:8.2f} s  frame {face['frame']:6d}  P(fake) {face['p_fake']:.3f}  {face['verdict']}"
         )
     return "\n".join(lines)
 

@@ -32,7 +32,7 @@ class Verify:
     def run(self) -> int:
         """Verifies; the exit code."""
         from fakeface_jax.classifier import FaceClassifier
-        from fakeface_jax.faces import create_detector
+        from fakeface_jax.faces import DETECTORS, create_detector
         from video.saved import compare, read_reports
         from video.scoring import file_sha256, score_video
 
@@ -50,9 +50,10 @@ class Verify:
                 f"{self.report} was made with the model {stated['name']} {stated['id'][:12]}, this is "
                 f"{classifier.spec.name} {classifier.bundle.id[:12]}; name that one with --model"
             )
-        if old.record["detector"] == "yunet":
-            raise ConfigError("the report's face detector is a file of its author's; it cannot be verified here")
-        detector = create_detector(old.record["detector"])
+        name = old.record["detector"]
+        if name not in DETECTORS:  # a report names no file to be opened here, as yunet:MODEL does
+            raise ConfigError(f"the report's face detector {name!r} does not come with fakeface; it cannot be verified")
+        detector = create_detector(name)
         new = score_video(classifier, detector, self.video, old.sampling, rule=old.record["aggregation"])
         found = compare(old, new)
         for note in found.notes:
