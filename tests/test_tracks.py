@@ -117,6 +117,13 @@ def test_looks_tell_people_apart_and_bear_a_change_of_light():
     assert one.light_similarity(darker) > 0.99
 
 
+def test_plain_pictures_are_alike():
+    plain, (face,) = np.full((200, 320, 3), 90, np.uint8), scene((ANN, 10, 40))[1]
+    one, other = look_of(plain, face.box), look_of(scene((ANN, 10, 40))[0], face.box)
+    assert one.light_similarity(one) == pytest.approx(1, abs=1e-5)
+    assert abs(one.light_similarity(other)) < 1e-3
+
+
 def test_overlap_is_intersection_over_union():
     assert overlap((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
     assert overlap((0, 0, 10, 10), (10, 0, 20, 10)) == 0

@@ -33,6 +33,9 @@ _SURROUNDINGS = CropSpec(size=64, margin=1.6)
 NEAR = 0.5
 """Seconds in which a head does not turn far."""
 
+_PLAIN = 16.0
+"""Length of `light` at a standard deviation of one grey level."""
+
 _BINS = (12, 6, 6)
 """Of hue, saturation and value."""
 
@@ -104,9 +107,12 @@ def look_of(image: UInt8[np.ndarray, "h w 3"], box: Box) -> Look:
     histogram = cv2.calcHist([hsv], [0, 1, 2], None, list(_BINS), [0, 180, 0, 256, 0, 256]).ravel()
     grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (16, 16), interpolation=cv2.INTER_AREA)
     light = grey.astype(np.float32).ravel() - np.float32(grey.mean())
+    length = np.float32(np.linalg.norm(light))
+    # Without light and shade there is nothing to correlate: two plain pictures are alike, and like no other.
+    light = light / length if length > _PLAIN else np.full_like(light, 1 / np.sqrt(light.size))
     return Look(
         colours=np.sqrt(histogram / np.float32(histogram.sum())).astype(np.float32),
-        light=light / np.float32(max(float(np.linalg.norm(light)), 1e-6)),
+        light=light.astype(np.float32),
     )
 
 
