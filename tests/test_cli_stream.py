@@ -178,14 +178,19 @@ def _interrupt_and_wait():
 
 
 def test_ctrl_c_stops_the_loop_and_a_second_one_everything():
-    with streaming._signals_that_stop() as stop:
-        assert not stop.signum
-        os.kill(os.getpid(), signal.SIGINT)
-        _until(lambda: stop.signum)
-        assert stop.signum == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            _interrupt_and_wait()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # A job in the background is started with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with streaming._signals_that_stop() as stop:
+            assert not stop.signum
+            os.kill(os.getpid(), signal.SIGINT)
+            _until(lambda: stop.signum)
+            assert stop.signum == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                _interrupt_and_wait()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_source_that_never_answers_is_an_exit_code(tiny_bundle, capfd):
