@@ -27,6 +27,11 @@ def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
+def log_odds(p_fake: float) -> float:
+    """The logit of a probability in [0, 1], cut off at 12 logits either way so that certainty stays finite."""
+    return float(np.clip(np.log(max(p_fake, 1e-12)) - np.log1p(-min(p_fake, 1 - 1e-12)), -12.0, 12.0))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
     """P(fake) = sigmoid(scale * logit + bias): Platt scaling (Platt, 1999); bias 0 makes it temperature scaling.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from fakeface_jax.decision import sigmoid
+from fakeface_jax.decision import log_odds, sigmoid
 from fakeface_jax.errors import ConfigError
 
 TRIMMED = 0.2
@@ -38,9 +38,6 @@ WINDOW = 2.0
 
 WINDOW_FACES = 4
 """Least faces in a window: the worst of many single faces is an outlier."""
-
-_LOGIT_BOUND = 12.0
-"""Probabilities are cut off here before they become logits again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +95,7 @@ def mean_of_logits(scores: Scores) -> float:
 
 def mean(scores: Scores) -> float:
     """Mean of the probabilities, as a logit (DeepfakeBench, GenD)."""
-    return _logit(float(np.mean(sigmoid(scores.logits))))
+    return log_odds(float(np.mean(sigmoid(scores.logits))))
 
 
 def median(scores: Scores) -> float:
@@ -128,10 +125,10 @@ def confident(scores: Scores) -> float:
     p_fake = sigmoid(scores.logits)
     sure_fake, sure_real = p_fake[p_fake > CONFIDENT], p_fake[p_fake < 1 - CONFIDENT]
     if len(sure_fake) > len(p_fake) // 2.5 and len(sure_fake) > 11:
-        return _logit(float(np.mean(sure_fake)))
+        return log_odds(float(np.mean(sure_fake)))
     if len(sure_real) > AGREED * len(p_fake):
-        return _logit(float(np.mean(sure_real)))
-    return _logit(float(np.mean(p_fake)))
+        return log_odds(float(np.mean(sure_real)))
+    return log_odds(float(np.mean(p_fake)))
 
 
 def deepware(scores: Scores) -> float:
@@ -195,8 +192,8 @@ def _agreed_mean(scores: Scores) -> float:
     p_fake = sigmoid(scores.logits)
     for sure in (p_fake > CONFIDENT, p_fake < 1 - CONFIDENT):
         if np.mean(sure) >= AGREED:
-            return _logit(float(np.mean(p_fake[sure])))
-    return _logit(float(np.mean(p_fake)))
+            return log_odds(float(np.mean(p_fake[sure])))
+    return log_odds(float(np.mean(p_fake)))
 
 
 def _worst_window_of(scores: Scores) -> float:
@@ -206,9 +203,3 @@ def _worst_window_of(scores: Scores) -> float:
     means = (sums[ends] - sums[:-1]) / counts
     enough = counts >= WINDOW_FACES
     return float(np.max(means[enough])) if enough.any() else mean_of_logits(scores)
-
-
-def _logit(p_fake: float) -> float:
-    """The logit of a probability, within bounds."""
-    with np.errstate(divide="ignore"):
-        return float(np.clip(np.log(p_fake) - np.log1p(-p_fake), -_LOGIT_BOUND, _LOGIT_BOUND))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from fakeface_jax.bundle import BundleSpec
-from fakeface_jax.decision import Calibration, VerdictBands
+from fakeface_jax.decision import Calibration, VerdictBands, log_odds
 from fakeface_jax.labels import Verdict
 from video.aggregation import Scores, aggregate
 from video.finding import MIN_FACE
@@ -249,8 +249,7 @@ def _too_little(evidence: Evidence) -> str:
 def _face_threshold(spec: BundleSpec) -> float:
     """The logit from which a single face is suspicious."""
     points = [point for point in spec.operating_points if point.kind == "fpr" and point.rate == SEGMENT_RATE]
-    p_fake = np.clip(points[0].threshold if points else spec.bands.fake_from, 1e-6, 1 - 1e-6)
-    return float(np.log(p_fake) - np.log1p(-p_fake))
+    return log_odds(points[0].threshold if points else spec.bands.fake_from)
 
 
 def _scores(mine: Sequence[tuple[FrameRecord, FaceRecord]]) -> Scores:

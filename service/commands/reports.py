@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from fakeface_jax.errors import ConfigError, FakeFaceError, OpenError
 from fakeface_jax.outputs import make_directory, whole_file
+from service.commands.targets import short_stem
 
 if TYPE_CHECKING:
     from video.report import VideoReport
     from video.saved import SavedReport
-
-_LONGEST_STEM = 200
 
 
 class KeptReports:
@@ -70,7 +69,4 @@ class KeptReports:
 
     def _path(self, name: str) -> Path:
         place = hashlib.sha256(os.fsencode(os.path.realpath(name))).hexdigest()[:8]
-        stem = Path(name).stem
-        while len(os.fsencode(stem)) > _LONGEST_STEM:
-            stem = stem[:-1]
-        return self._directory / f"{stem}-{place}.json"
+        return self._directory / f"{short_stem(name)}-{place}.json"

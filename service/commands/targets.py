@@ -89,9 +89,7 @@ class Targets:
             raise OpenError(
                 self._save, f"cannot be made: {error.strerror}", f"name another for {self._option}"
             ) from error
-        stem = "stdin" if name == STDIN else Path(name).stem
-        while len(os.fsencode(stem)) > _LONGEST_STEM:
-            stem = stem[:-1]
+        stem = "stdin" if name == STDIN else short_stem(name)
         number = 1
         # Inputs of different folders may share a name; none may overwrite another's picture, or an input.
         while True:
@@ -101,6 +99,14 @@ class Targets:
                 self._taken |= mine
                 return path
             number += 1
+
+
+def short_stem(name: str) -> str:
+    """What results of an input are named by: its name without folder and ending, cut where that is too long."""
+    stem = Path(name).stem
+    while len(os.fsencode(stem)) > _LONGEST_STEM:
+        stem = stem[:-1]
+    return stem
 
 
 def distinct(files: Mapping[str, Path | None], inputs: Sequence[str | OpenError]) -> set[object]:
