@@ -133,6 +133,9 @@ def test_the_training_is_the_bundles_own(config, bundle, tmp_path):
     settings = training_config(config, dataclasses.replace(bundle, spec=spec), tmp_path)
     assert settings.network == NetworkConfig(input="residual", running_statistics=True)
     assert settings.loader.leave_out == ("a/b",)
+    # What the bundle has never seen is what an update is for.
+    settings = training_config(config, dataclasses.replace(bundle, spec=spec), tmp_path, learned={"a", "a/b"})
+    assert settings.loader.leave_out == ()
 
 
 def tree(path):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def update(
         detector=before.detector,
     )
     _check_cut(added, config.new)
-    settings = training_config(config, old, added.path)
+    learned = {name for row in fresh.used() for name in (row.source, f"{row.source}/{row.method}")}
+    settings = training_config(config, old, added.path, learned=learned)
     candidate = finish(train(settings, reporter, resume=resume), settings)
     everything = open_dataset(settings.data)
     comparison = compare(
@@ -138,15 +139,19 @@ def update(
     )
 
 
-def training_config(config: UpdateConfig, bundle: Bundle, new_data: Path) -> TrainConfig:
+def training_config(
+    config: UpdateConfig, bundle: Bundle, new_data: Path, *, learned: Collection[str] = ()
+) -> TrainConfig:
     """The training that an update is: the bundle's own augmentation and network, a low learning rate, replay.
 
     Args:
         config: of the update.
         bundle: what is trained on.
         new_data: crops of the new source.
+        learned: what is new, as `leave_out` would name it: what the bundle had left out is learned now.
     """
     spec = bundle.spec
+    still_out = tuple(name for name in left_out(spec) if name not in learned)
     before = spec.provenance.get("config", {})
     network = {key: spec.model[key] for key in _names(NetworkConfig) if key in spec.model}
     balance = before.get("loader", {}).get("balance", "none")
@@ -161,7 +166,7 @@ def training_config(config: UpdateConfig, bundle: Bundle, new_data: Path) -> Tra
         dtype=spec.model.get("dtype", "float32"),
         network=NetworkConfig(**network),
         optimizer=OptimizerConfig(learning_rate=config.learning_rate, schedule="cosine", warmup=0.1, clip_norm=1.0),
-        loader=LoaderConfig(batch_size=config.batch_size, balance=balance, leave_out=left_out(spec)),
+        loader=LoaderConfig(batch_size=config.batch_size, balance=balance, leave_out=still_out),
         augment=_as_before(AugmentConfig, before.get("augment"), bundle),
         degrade=_as_before(DegradeConfig, before.get("degrade", _NO_DEGRADATION), bundle),
         pseudo=_as_before(PseudoFakeConfig, before.get("pseudo"), bundle),
