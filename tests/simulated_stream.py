@@ -13,7 +13,8 @@ import random
 import numpy as np
 
 from video.captures import ConnectionLost, Picture
-from video.streams import Stream, StreamConfig
+from video.stream_settings import StreamConfig
+from video.streams import Stream
 
 
 class SimulatedClock:

@@ -16,7 +16,8 @@ from simulated_stream import agrees
 from fakeface_jax.errors import ConfigError, MediaError
 from video.captures import StreamSource
 from video.redaction import display_address, display_host
-from video.streams import Skip, State, Stream, StreamConfig
+from video.stream_settings import StreamConfig
+from video.streams import Skip, State, Stream
 
 SECRET = "hunter2"
 ADDRESS = f"rtsp://admin:{SECRET}@camera.local:554/live"

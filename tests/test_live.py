@@ -19,8 +19,9 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import CropSpec, Face, crop_face
 from fakeface_jax.labels import Verdict
 from video.captures import ConnectionLost, DamagedPicture, Picture
-from video.live import LiveConfig, LiveScorer, SteadyVerdict, VerdictChange
+from video.live import LiveScorer, SteadyVerdict, VerdictChange
 from video.stream_records import LiveFrame, State, StateChange
+from video.stream_settings import LiveConfig
 from video.watch import Status, watch
 
 FAKE_FROM, REAL_BELOW = 2.0, -2.0

@@ -10,7 +10,8 @@ from simulated_stream import Simulation, agrees
 
 from fakeface_jax.errors import ConfigError
 from video.captures import ConnectionLost, DamagedPicture, Picture
-from video.streams import Skip, State, Stream, StreamConfig
+from video.stream_settings import StreamConfig
+from video.streams import Skip, State, Stream
 
 
 @pytest.mark.parametrize(

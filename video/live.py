@@ -21,44 +21,19 @@ from jaxtyping import UInt8
 
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier
 from fakeface_jax.decision import sigmoid
-from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Box, FaceDetector, sharpness
 from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, Scores, aggregate
+from video.evidence import MIN_SECONDS, MIN_SHARPNESS
 from video.finding import MIN_FACE
 from video.people import MAIN_SIZE
 from video.records import FaceRecord
 from video.stream_records import LiveFrame
+from video.stream_settings import LiveConfig
 from video.tracks import Tracker, TrackingConfig
-from video.verdicts import MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS, Decision
+from video.verdicts import Decision
 
 _RANK = {Verdict.REAL: 0, Verdict.INCONCLUSIVE: 1, Verdict.FAKE: 2}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LiveConfig:
-    """How scores over time become verdicts.
-
-    Attributes:
-        window: seconds that a person's score covers.
-        hold: seconds that a new verdict must hold before it is the verdict.
-        margin: logits by which the score must fall below the threshold of `fake` for that verdict to be left.
-        min_frames: pictures with a sharp, scored face that a verdict needs; fewer are inconclusive.
-    """
-
-    window: float = 5.0
-    hold: float = 2.0
-    margin: float = 0.5
-    min_frames: int = MIN_FRAMES
-
-    def __post_init__(self) -> None:
-        # A window that only just holds the evidence that a verdict needs would hold too little every other picture.
-        if not 2 * MIN_SECONDS <= self.window <= 3600:
-            raise ConfigError(f"a window of {self.window} s is not in {2 * MIN_SECONDS:g} s to an hour")
-        if not 0 <= self.hold <= 3600 or not 0 <= self.margin <= 20:
-            raise ConfigError(f"hold {self.hold} s is not in 0 to 3600, or margin {self.margin} not in 0 to 20 logits")
-        if self.min_frames < 1:
-            raise ConfigError(f"min_frames {self.min_frames} is not at least 1")
 
 
 class SteadyVerdict:

@@ -1,7 +1,6 @@
-"""Live streams as data: their states, settings, pictures and counters.
+"""Live streams as data: their states, pictures and counters.
 
 Example:
-    >>> StreamConfig(mode="lossless", queue=64)
     >>> stream.counters.to_dict()
     {'read': 250, 'scored': 40, 'skipped': {'newer_frame': 209}, 'waiting': 1, ...}
 """
@@ -11,12 +10,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-
-from fakeface_jax.errors import ConfigError
 
 
 class State(enum.StrEnum):
@@ -37,42 +33,6 @@ class Skip(enum.StrEnum):
     LATE = "late"  # from a read that had been given up
     NOT_SCORED = "not_scored"  # taken, and given back
     CLOSED = "closed"  # left over at the end
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """How a stream is read.
-
-    Attributes:
-        mode: latest: the newest picture wins, for cameras; lossless: every picture is scored as far as the queue goes.
-        queue: pictures that may wait in the mode lossless.
-        open_timeout: seconds until an attempt to connect is given up.
-        read_timeout: seconds without a picture until the connection is given up and made anew.
-        stall_after: seconds without a picture until the stream counts as stalled.
-        backoff: seconds of the first pause before connecting again; each further pause is twice as long.
-        backoff_max: seconds of the longest pause. Pauses are cut by a random part of up to a half, so that many readers
-            of one source do not all come back at once.
-        give_up: seconds without any picture after which the stream ends; None for never.
-    """
-
-    mode: Literal["latest", "lossless"] = "latest"
-    queue: int = 32
-    open_timeout: float = 10.0
-    read_timeout: float = 10.0
-    stall_after: float = 2.0
-    backoff: float = 0.5
-    backoff_max: float = 30.0
-    give_up: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("open_timeout", "read_timeout", "stall_after", "backoff", "backoff_max", "give_up"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 86400:
-                raise ConfigError(f"{name} {value} is not a number of seconds above 0 and up to a day")
-        if not 1 <= self.queue <= 1024:
-            raise ConfigError(f"a queue of {self.queue} pictures is not in 1 to 1024")
-        if self.backoff > self.backoff_max:
-            raise ConfigError(f"backoff {self.backoff} s is longer than backoff_max {self.backoff_max} s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

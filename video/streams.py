@@ -25,10 +25,11 @@ from types import TracebackType
 
 from fakeface_jax.errors import ConfigError
 from video.captures import OpenCapture, Picture, StreamSource, open_capture
-from video.stream_records import LiveFrame, Skip, State, StateChange, StreamConfig, StreamCounters
+from video.stream_records import LiveFrame, Skip, State, StateChange, StreamCounters
+from video.stream_settings import StreamConfig
 from video.stream_threads import Clock, MonotonicClock, Reader, start_thread
 
-__all__ = ["LiveFrame", "Skip", "State", "StateChange", "Stream", "StreamConfig", "StreamCounters"]
+__all__ = ["LiveFrame", "Skip", "State", "StateChange", "Stream", "StreamCounters"]
 
 _HEALTHY = 5.0
 """Seconds that a connection must have delivered for the pauses to begin anew: one that breaks at once is not well."""

@@ -17,21 +17,10 @@ from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, VerdictBands, log_odds
 from fakeface_jax.labels import Verdict
 from video.aggregation import Scores, aggregate
+from video.evidence import MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
 from video.finding import MIN_FACE
 from video.people import roles, segments
 from video.records import Evidence, FaceRecord, FrameRecord, PersonRecord, Role, Segment
-
-MIN_FRAMES = 5
-"""With scored faces in fewer frames a video is `inconclusive`: averaging that few leaves most of one frame's error (on
-DFDC, log loss .490 for one frame against .254 for 32). Many faces in one frame are no substitute: they share its light,
-its blur and its compression."""
-
-MIN_SECONDS = 1.0
-"""The same for faces seen over a shorter time: neighbouring frames are one observation, however many they are."""
-
-MIN_SHARPNESS = 0.01
-"""Of a crop, see `fakeface_jax.faces.sharpness`. None of 457 validation faces looked at is below; of the same faces
-blurred by 4 of 224 pixels, nearly all are."""
 
 SEGMENT_RATE = 0.05
 """Faces speak for a suspicious segment from the threshold that this share of single real faces reaches."""

@@ -20,6 +20,7 @@ import tyro
 from fakeface_jax.errors import ConfigError, OpenError, printable
 from service.commands.output import Records, tell
 from service.commands.scoring import NONE_READ, Common
+from video.stream_settings import LiveConfig, StreamConfig
 
 if TYPE_CHECKING:
     from service.commands.alerts import Webhook
@@ -40,15 +41,8 @@ class Streaming:
         model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
         detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
         format: text: a line a second for people; jsonl: a record a second and one per event, for programs.
-        mode: latest: the newest picture wins, older ones are skipped and counted; lossless: a file waits for the model.
-        queue: pictures that may wait in the mode lossless.
-        window: seconds that a person's score covers.
-        hold: seconds that a new verdict must hold before it is told.
-        margin: logits by which the score must fall below the threshold before the verdict fake is left.
-        open_timeout: seconds until an attempt to connect is given up.
-        read_timeout: seconds without a picture until the connection is made anew.
-        stall_after: seconds without a picture until the stream counts as stalled.
-        give_up: end after so many seconds without a picture; never if not given.
+        reading: how the source is read.
+        scoring: how scores over time become verdicts.
         seconds: stop after so many seconds.
         alert_url: POST a JSON record there whenever a verdict turns fake (http or https).
         save_evidence: save the faces in a folder there whenever a verdict turns fake.
@@ -59,15 +53,8 @@ class Streaming:
     model: Path | None = None
     detector: str | None = None
     format: Literal["text", "jsonl"] = "text"
-    mode: Literal["latest", "lossless"] = "latest"
-    queue: int = 32
-    window: float = 5.0
-    hold: float = 2.0
-    margin: float = 0.5
-    open_timeout: float = 10.0
-    read_timeout: float = 10.0
-    stall_after: float = 2.0
-    give_up: float | None = None
+    reading: StreamConfig = StreamConfig()
+    scoring: LiveConfig = LiveConfig()
     seconds: float | None = None
     alert_url: str | None = dataclasses.field(default=None, repr=False)
     save_evidence: Path | None = None
@@ -77,8 +64,7 @@ class Streaming:
         """Watches the stream; the exit code."""
         from fakeface_jax.outputs import make_directory
         from service.commands.alerts import Webhook
-        from video.live import LiveConfig, LiveScorer
-        from video.stream_records import StreamConfig
+        from video.live import LiveScorer
         from video.streams import Stream
         from video.watch import watch
 
@@ -87,18 +73,7 @@ class Streaming:
             raise ConfigError(f"{len(self.source)} sources were named; fakeface stream watches one, run one for each")
         if self.seconds is not None and not self.seconds > 0:
             raise ConfigError(f"--seconds {self.seconds} is not above 0")
-        live = LiveConfig(window=self.window, hold=self.hold, margin=self.margin)
-        stream = Stream(
-            self.source[0],
-            StreamConfig(
-                mode=self.mode,
-                queue=self.queue,
-                open_timeout=self.open_timeout,
-                read_timeout=self.read_timeout,
-                stall_after=self.stall_after,
-                give_up=self.give_up,
-            ),
-        )
+        stream = Stream(self.source[0], self.reading)
         if self.save_evidence is not None:
             try:
                 make_directory(self.save_evidence)
@@ -108,7 +83,7 @@ class Streaming:
             stop = stack.enter_context(_signals_that_stop())
             hook = stack.enter_context(Webhook(self.alert_url, tell=tell)) if self.alert_url is not None else None
             classifier, detector = Common(model=self.model, detector=self.detector, show=self.show).load()
-            scorer = LiveScorer(classifier, detector, live, keep_crops=_KEPT_CROPS if self.save_evidence else 0)
+            scorer = LiveScorer(classifier, detector, self.scoring, keep_crops=_KEPT_CROPS if self.save_evidence else 0)
             scorer.warm_up()
             records = stack.enter_context(Records(self.format, output=None, columns=()))
             alerts = _Alerts(stream.name, scorer, hook, self.save_evidence)
@@ -137,7 +112,7 @@ class Streaming:
             if isinstance(event, Status):
                 read = event.counters.read
                 if event.final:
-                    record.values |= {"model": {"id": model}, "mode": self.mode, **alerts.summary()}
+                    record.values |= {"model": {"id": model}, "mode": self.reading.mode, **alerts.summary()}
                 records.add(record, _status_text(event, alerts))
             else:
                 records.add(record, _event_text(event))
