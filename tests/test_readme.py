@@ -29,20 +29,27 @@ def test_the_readme_has_commands_to_check():
     assert {"demo", "test"} <= set(MAKE_TARGETS)
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("scratch")
+
+
 @pytest.mark.parametrize("command", SAMPLE_COMMANDS)
-def test_sample_command(command, tmp_path, monkeypatch, capsys):
+def test_sample_command(command, scratch, capsys):
     words = shlex.split(command.split(" #")[0])[1:]
     # Results go to a scratch folder, samples come from the repository; globs are the shell's work.
     arguments = []
     for before, word in zip([None, *words], words, strict=False):
-        if before in ("--save", "--output", "--frame-table"):
-            arguments.append(str(tmp_path / word))
+        if before in ("--save", "--output", "--frame-table", "--html", "--reports"):
+            arguments.append(str(scratch / word))
+        elif word.startswith("reports/"):  # of a command before
+            arguments += sorted(str(path) for path in scratch.glob(word))
         elif "*" in word:
             arguments += sorted(str(path) for path in REPOSITORY.glob(word))
         else:
             arguments.append(str(REPOSITORY / word) if word.startswith("samples/") else word)
     assert main(arguments) == 0
-    assert capsys.readouterr().out or any(tmp_path.iterdir())
+    assert capsys.readouterr().out or any(scratch.iterdir())
 
 
 @pytest.mark.parametrize("target", MAKE_TARGETS)

@@ -88,7 +88,7 @@ def bundle(old):
         detector="centerface",
         bands=VerdictBands(real_below=0.4, fake_from=0.6),
         provenance={
-            "config": {"augment": {"rotation": 5.0}, "loader": {"balance": "source", "leave_out": []}},
+            "config": {"augment": {"rotation": 5.0}, "loader": {"balance": "source", "leave_out": ["new"]}},
             "data": {"manifest_sha256": load_manifest(old / "manifest.parquet").fingerprint()},
         },
     )
@@ -119,7 +119,7 @@ def test_the_training_is_the_bundles_own(config, bundle, tmp_path):
     settings = training_config(config, bundle, tmp_path)
     assert settings.augment == AugmentConfig(rotation=5.0)
     assert settings.degrade == NO_DEGRADATION
-    assert settings.loader == LoaderConfig(batch_size=8, balance="source")
+    assert settings.loader == LoaderConfig(batch_size=8, balance="source", leave_out=("new",))
     assert settings.data == (*config.data, tmp_path)
     assert (settings.model, settings.init_from, settings.new_share) == ("report", str(bundle.path), 0.5)
     spec = dataclasses.replace(

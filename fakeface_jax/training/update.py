@@ -118,7 +118,7 @@ def update(
         detector=before.detector,
     )
     _check_cut(added, config.new)
-    learned = {name for row in fresh.used() for name in (row.source, f"{row.source}/{row.method}")}
+    learned = {name for row in fresh.used() for name in (row.sample.source, f"{row.sample.source}/{row.sample.method}")}
     settings = training_config(config, old, added.path, learned=learned)
     candidate = finish(train(settings, reporter, resume=resume), settings)
     everything = open_dataset(settings.data)
