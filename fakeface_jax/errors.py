@@ -72,3 +72,7 @@ class DecodeError(MediaError):
 
 class LimitExceeded(MediaError):
     """The input is beyond a limit that protects the machine."""
+
+
+class Cancelled(FakeFaceError):
+    """The work was stopped by whoever asked for it; nothing is wrong with the input."""

@@ -13,13 +13,14 @@ from PIL import Image
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.decision import VerdictBands
-from fakeface_jax.errors import ConfigError, MediaError, OpenError
+from fakeface_jax.errors import Cancelled, ConfigError, MediaError, OpenError
 from fakeface_jax.faces import Face, create_detector
 from fakeface_jax.labels import Verdict
 from video import scoring
+from video.evidence import MIN_FRAMES
+from video.frames import VideoFile
 from video.sampling import Sampling
 from video.scoring import score_image, score_video
-from video.verdicts import MIN_FRAMES
 
 
 class FixedDetector:
@@ -156,8 +157,6 @@ def test_video_score_is_the_mean_logit_of_the_most_fake_person(classifier, clip)
 
 def test_batching_over_frames_changes_no_score(classifier, clip):
     """Each face gets the score it has when its frame is scored alone: crops are never mixed up."""
-    from video.frames import VideoFile
-
     report = score_video(classifier, FixedDetector(LARGE, TINY, SECOND, THIRD), clip, Sampling(every=3))
     with VideoFile(clip) as video:
         for record, frame in zip(report.frames, video.frames(Sampling(every=3)), strict=True):
@@ -304,3 +303,48 @@ def test_the_hash_is_of_the_bytes_that_were_decoded(classifier, tmp_path, face_p
     monkeypatch.setattr(scoring, "decode_image", replaced_meanwhile)
     report = score_image(classifier, FixedDetector(LARGE), path)
     assert report.media.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_video_that_is_open_gives_the_same_report_and_stays_open(classifier, clip):
+    here = score_video(classifier, FixedDetector(LARGE, SECOND), clip, Sampling(fps=5))
+    with VideoFile(clip) as video:
+        detector = FixedDetector(LARGE, SECOND)
+        there = score_video(classifier, detector, video, Sampling(fps=5), name="upload", sha256="0" * 64)
+        nameless = score_video(classifier, FixedDetector(LARGE), video, Sampling(frames=2))
+        assert len(list(video.frames(Sampling(frames=3)))) == 3
+    assert (there.frames, there.people, there.evidence) == (here.frames, here.people, here.evidence)
+    assert (there.input, there.media.sha256) == ("upload", "0" * 64)
+    assert there.media == dataclasses.replace(here.media, sha256="0" * 64)
+    assert (nameless.input, nameless.media.sha256) == (str(clip), None)
+
+
+def test_a_path_can_have_another_name(classifier, clip):
+    report = score_video(classifier, FixedDetector(LARGE), clip, Sampling(frames=2), name="as it was uploaded")
+    assert report.input == "as it was uploaded"
+    assert report.media.sha256 == hashlib.sha256(clip.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(every=1), Sampling(faces=64)])
+def test_work_ends_between_frames_when_asked_to(classifier, clip, sampling):
+    detector = FixedDetector(LARGE)
+    with pytest.raises(Cancelled, match="clip: stopped before the end"):
+        score_video(classifier, detector, clip, sampling, name="clip", stop=lambda: detector.calls >= 3)
+    assert detector.calls == 3
+    with pytest.raises(Cancelled):
+        score_video(classifier, detector, clip, sampling, stop=lambda: True)
+    assert detector.calls == 3
+    whole = score_video(classifier, FixedDetector(LARGE), clip, Sampling(frames=4), stop=lambda: False)
+    assert len(whole.frames) == 4
+
+
+def test_bytes_are_decoded_by_whom_the_caller_names(classifier, face_picture):
+    given = []
+
+    def decode(data, name):
+        given.append((data, name))
+        return face_picture
+
+    report = score_image(classifier, FixedDetector(LARGE), b"some bytes", name="upload", decode=decode)
+    assert given == [(b"some bytes", "upload")]
+    assert report.media.sha256 == hashlib.sha256(b"some bytes").hexdigest()
+    assert (report.media.width, report.media.height) == (512, 512)

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import json
 import re
 
 import cv2
@@ -18,7 +19,8 @@ from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Face
 from fakeface_jax.labels import Verdict
 from video import html
-from video.crops import cut, extremes
+from video.crops import cut, extremes, picture_crops, suspicious_crops
+from video.frames import VideoFile
 from video.html import save_image_html, save_video_html
 from video.scoring import score_image
 from video.wording import wording
@@ -197,6 +199,49 @@ def test_a_picture_has_a_page_too(classifier, face_picture, tmp_path):
     )
     assert text.count("<img") == 3
     assert "<svg" not in text
+
+
+def test_crops_are_data_that_pages_are_made_of(report, classifier, clip, text, tmp_path, monkeypatch):
+    crops = suspicious_crops(report, classifier, clip)
+    most, least = extremes(report, 6)
+    assert [one["kind"] for one in crops] == ["most"] * 6 + ["least"] * 6
+    for one, (frame, face) in zip(crops, [*most, *least], strict=True):
+        assert (one["frame"], one["time"], one["person"]) == (frame.index, frame.time, face.person)
+        assert (one["box"], one["p_fake"], one["verdict"]) == (face.box, face.p_fake, str(face.verdict))
+    assert json.loads(json.dumps(crops))[0]["heat"].startswith("data:image/jpeg;base64,")
+    size = classifier.spec.crop.size
+    assert {picture.shape for picture in pictures_of(crops)} == {(size, size, 3)}
+    # They are not made twice, and the page is the one that it would be.
+    monkeypatch.setattr("video.html.suspicious_crops", None)
+    with VideoFile(clip) as video:
+        save_video_html(report, tmp_path / "page.html", classifier, video, crops=crops)
+        assert len(list(video.frames_at([0]))) == 1
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == text
+
+
+def test_crops_of_a_picture(classifier, face_picture, tmp_path, monkeypatch):
+    class ThreeFaces:
+        name = "three faces"
+
+        def detect(self, image):
+            boxes = [(180.0, 60.0, 280.0, 190.0), (0.0, 0.0, 9.0, 9.0), (20.0, 20.0, 120.0, 120.0)]
+            return [Face(box=box, confidence=0.9) for box in boxes]
+
+    found = score_image(classifier, ThreeFaces(), face_picture, name="me.png")
+    crops = picture_crops(face_picture, found, classifier)
+    scores = [one["p_fake"] for one in crops]
+    assert scores == sorted((face.p_fake for face in found.faces if face.p_fake is not None), reverse=True)
+    assert {(one["kind"], one["frame"], one["time"], one["person"]) for one in crops} == {("face", None, None, None)}
+    save_image_html(face_picture, found, tmp_path / "one.html", classifier)
+    monkeypatch.setattr("video.html.picture_crops", None)
+    save_image_html(face_picture, found, tmp_path / "two.html", classifier, crops=crops)
+    assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
+
+
+def pictures_of(crops):
+    for one in crops:
+        for uri in (one["crop"], one["heat"]):
+            yield np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(";base64,")[2]))))
 
 
 def test_targets_that_cannot_be_written(report, classifier, tmp_path):

@@ -11,10 +11,12 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
 from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +26,11 @@ from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, OpenError
 from video.containers import BinaryFile, check_is_video, has_seek_index, states_exact_frame_count
+from video.frame_source import Frame, FrameCounters, FrameSource
 from video.packets import PacketIndex
-from video.walk import FALLBACK_FPS, FileSource, Frame, FrameCounters, FrameSource
+from video.walk import FALLBACK_FPS, FileSource
 
-__all__ = ["FALLBACK_FPS", "FileSource", "Frame", "FrameCounters", "FrameSource", "VideoFile", "open_video"]
+__all__ = ["FALLBACK_FPS", "FileSource", "Frame", "FrameCounters", "FrameSource", "VideoFile", "open_video", "reading"]
 
 # FFmpeg and OpenCV write each damaged macroblock to the process's stderr, past Python. What of it matters is in the
 # counters and in the errors raised here. Set before the first VideoCapture, which reads it once; a value that the user
@@ -63,6 +66,20 @@ def open_video(source: VideoInput, backend: Literal["opencv", "pyav"] | None = N
     from video.pyav import PyAVFile
 
     return PyAVFile(source)
+
+
+@contextlib.contextmanager
+def reading(source: str | os.PathLike[str] | FrameSource) -> Iterator[FrameSource]:
+    """Frames of a file, which is opened and closed again, or of a source that is open, and stays so.
+
+    Raises:
+        OpenError, DecodeError, LimitExceeded: see `VideoFile`.
+    """
+    if isinstance(source, str | os.PathLike):
+        with VideoFile(source) as video:
+            yield video
+    else:
+        yield source
 
 
 class VideoFile(FileSource):
@@ -156,9 +173,13 @@ class VideoFile(FileSource):
                     starts_at_zero = capture.get(cv2.CAP_PROP_PTS) <= 0
                 stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
                 keys.append(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0)
+                self._saw_packet(len(stamps))
         finally:
             capture.release()
         return PacketIndex.of(stamps, keys, starts_at_zero=starts_at_zero)
+
+    def _saw_packet(self, count: int) -> None:
+        """Called while the file is read through, with how many packets there were so far; may refuse more."""
 
     def _release(self) -> None:
         if self._capture is not None:
@@ -186,7 +207,11 @@ class VideoFile(FileSource):
         return self._opened().get(cv2.CAP_PROP_POS_MSEC) / 1000.0
 
     def _retrieve(self) -> UInt8[np.ndarray, "h w 3"] | None:
-        return _retrieve_rgb(self._opened())
+        return _retrieve_rgb(self._opened(), self._room)
+
+    def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
+        """Where a frame of this shape is to be written; None for memory of its own. May refuse the frame."""
+        return None
 
     def _seek_begin(self, rank: int) -> int:
         return self._packets.key_before(rank - _PREROLL) if self.fps and rank >= _PREROLL else -1
@@ -198,7 +223,9 @@ class VideoFile(FileSource):
         self._opened().set(cv2.CAP_PROP_POS_FRAMES, float(math.floor(before * (self.fps or FALLBACK_FPS) + 0.5)))
 
 
-def _retrieve_rgb(capture: cv2.VideoCapture) -> UInt8[np.ndarray, "h w 3"] | None:
+def _retrieve_rgb(
+    capture: cv2.VideoCapture, room: Callable[[tuple[int, ...]], UInt8[np.ndarray, "h w 3"] | None]
+) -> UInt8[np.ndarray, "h w 3"] | None:
     """The frame that was grabbed; None when it cannot be decoded. BGR exists in here only."""
     try:
         found, bgr = capture.retrieve()
@@ -206,4 +233,4 @@ def _retrieve_rgb(capture: cv2.VideoCapture) -> UInt8[np.ndarray, "h w 3"] | Non
         return None
     if not found or bgr is None or bgr.ndim != 3:
         return None
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=room(bgr.shape))

@@ -10,27 +10,23 @@ Example:
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import enum
 import importlib.resources
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import ConfigError, printable
-from fakeface_jax.explain import heatmap
-from fakeface_jax.faces import Face
 from fakeface_jax.outputs import whole_file
-from video.crops import Cut, annotated_frame, cut, extremes
+from video.crops import CropRecord, annotated_frame, extremes, jpeg_uri, picture_crops, suspicious_crops
+from video.frames import FrameSource
 from video.records import PersonRecord, Role, Segment
 from video.render import annotate
 from video.report import ImageReport, VideoReport
@@ -40,12 +36,6 @@ from video.wording import in_force, percent, wording
 EXTENSIONS = (".html", ".htm")
 """What the page's name may end in."""
 
-CROPS = 6
-"""How many of the most, and of the least suspicious faces are shown."""
-
-PICTURE_CROPS = 12
-"""How many faces of a picture are shown."""
-
 MAX_LANES = 12
 """People with a timeline; more are in the table alone."""
 
@@ -54,14 +44,14 @@ _MAX_TICKS = 6
 _SHOWN_SIDE = 960
 """Pixels of the longer side of the picture that is shown."""
 
-_HEAT = np.array((255, 110, 0), np.float32)
-
 
 def save_video_html(
     report: VideoReport,
     path: str | os.PathLike[str],
     classifier: FaceClassifier,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | FrameSource | None = None,
+    *,
+    crops: Sequence[CropRecord] | None = None,
 ) -> None:
     """Writes the page of a video; completely or not at all. The frames shown are decoded once more.
 
@@ -69,7 +59,8 @@ def save_video_html(
         report: from `score_video`.
         path: ends in one of `EXTENSIONS`; an existing file is replaced.
         classifier: that scored; the heat maps are of its gradients.
-        source: the video; `report.input` by default.
+        source: the video, as a path or open; `report.input` by default.
+        crops: from `video.crops.suspicious_crops`, where they are made already.
 
     Raises:
         OpenError: the file cannot be written.
@@ -77,14 +68,13 @@ def save_video_html(
         ConfigError: the page needs jinja2, which is not installed.
     """
     with whole_file(path, extensions=EXTENSIONS) as temporary:
-        most, least = extremes(report, CROPS)
-        cuts = cut(report, [*most, *least], classifier, source)
-        places = {id(face) for _, face in most}
-        cards = _cards(cuts, classifier)
-        crops = [
-            ("Most suspicious", [card for one, card in zip(cuts, cards, strict=True) if id(one.face) in places]),
-            ("Least suspicious", [card for one, card in zip(cuts, cards, strict=True) if id(one.face) not in places]),
+        if crops is None:
+            crops = suspicious_crops(report, classifier, source)
+        cards = [
+            (title, _cards([one for one in crops if one["kind"] == kind], classifier))
+            for title, kind in (("Most suspicious", "most"), ("Least suspicious", "least"))
         ]
+        most, _ = extremes(report, 1)
         picture = None
         if most and (image := annotated_frame(report, most[0][0], source)) is not None:
             picture = _picture(image, f"The most suspicious moment, at {_clock(most[0][0].time)}")
@@ -101,7 +91,7 @@ def save_video_html(
             lanes_left_out=max(0, len(drawn) - MAX_LANES),
             ticks=_ticks(length(report)),
             table=_people(people) if people else None,
-            crops=[(title, some) for title, some in crops if some],
+            crops=[(title, some) for title, some in cards if some],
         )
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -111,6 +101,8 @@ def save_image_html(
     report: ImageReport,
     path: str | os.PathLike[str],
     classifier: FaceClassifier,
+    *,
+    crops: Sequence[CropRecord] | None = None,
 ) -> None:
     """Writes the page of a picture; completely or not at all.
 
@@ -119,28 +111,26 @@ def save_image_html(
         report: from `score_image`.
         path: ends in one of `EXTENSIONS`; an existing file is replaced.
         classifier: that scored.
+        crops: from `video.crops.picture_crops`, where they are made already.
 
     Raises:
         OpenError: the file cannot be written.
         ConfigError: the page needs jinja2, which is not installed.
     """
     with whole_file(path, extensions=EXTENSIONS) as temporary:
-        scored = sorted((face for face in report.faces if face.p_fake is not None), key=lambda one: -(one.p_fake or 0))
-        cuts = [
-            Cut(time=None, face=face, crop=classifier.crop(image, Face(box=face.box, confidence=face.confidence)))
-            for face in scored[:PICTURE_CROPS]
-        ]
-        small = len(report.faces) - len(scored)
+        if crops is None:
+            crops = picture_crops(image, report, classifier)
+        scored = sum(face.p_fake is not None for face in report.faces)
         page = _page(
             report,
             length="",
-            evidence=[("Faces scored", str(len(scored))), ("Faces too small to score", str(small))],
+            evidence=[("Faces scored", str(scored)), ("Faces too small to score", str(len(report.faces) - scored))],
             picture=_picture(annotate(image, report.faces), "The picture with the faces that were found"),
             lanes=[],
             lanes_left_out=0,
             ticks=[],
             table=None,
-            crops=[("", _cards(cuts, classifier))] if cuts else [],
+            crops=[("", _cards(crops, classifier))] if crops else [],
         )
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -179,50 +169,34 @@ def _shown(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _cards(cuts: Sequence[Cut], classifier: FaceClassifier) -> list[dict[str, Any]]:
-    if not cuts:
-        return []
-    heats = heatmap(classifier, np.stack([one.crop for one in cuts]))
+def _cards(crops: Sequence[CropRecord], classifier: FaceClassifier) -> list[dict[str, Any]]:
     return [
         {
-            "source": _jpeg(one.crop),
-            "heat": _jpeg(_heated(one.crop, heat)),
-            "size": len(one.crop),
-            "verdict": str(one.face.verdict),
-            "p_fake": f"{one.face.p_fake:.3f}",
+            "source": one["crop"],
+            "heat": one["heat"],
+            "size": classifier.spec.crop.size,
+            "verdict": one["verdict"],
+            "p_fake": f"{one['p_fake']:.3f}",
             "says": ", ".join(_says(one)),
         }
-        for one, heat in zip(cuts, heats, strict=True)
+        for one in crops
     ]
 
 
-def _says(one: Cut) -> list[str]:
-    says = [str(one.face.verdict)]
-    if one.face.person is not None:
-        says.append(f"person {one.face.person}")
-    if one.time is not None:
-        says.append(f"at {_clock(one.time)}")
-    x0, y0, x1, y1 = one.face.box
+def _says(one: CropRecord) -> list[str]:
+    says = [one["verdict"]]
+    if one["person"] is not None:
+        says.append(f"person {one['person']}")
+    if one["time"] is not None:
+        says.append(f"at {_clock(one['time'])}")
+    x0, y0, x1, y1 = one["box"]
     return [*says, f"{max(x1 - x0, y1 - y0):.0f} pixels"]
-
-
-def _heated(crop: UInt8[np.ndarray, "s s 3"], heat: Float32[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
-    """The crop in grey, with orange as strong as the heat."""
-    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.float32)
-    share = 0.85 * heat[..., None] ** 1.5  # weak places fade, so that strong ones stand out
-    return np.asarray(np.clip((1 - share) * grey + share * _HEAT, 0, 255), np.float32).round().astype(np.uint8)
 
 
 def _picture(image: UInt8[np.ndarray, "h w 3"], caption: str) -> dict[str, Any]:
     picture = Image.fromarray(image)
     picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    return {"source": _jpeg(np.asarray(picture)), "size": picture.size, "caption": caption}
-
-
-def _jpeg(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return {"source": jpeg_uri(np.asarray(picture)), "size": picture.size, "caption": caption}
 
 
 def _evidence(report: VideoReport) -> list[tuple[str, str]]:

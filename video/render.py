@@ -27,7 +27,7 @@ from fakeface_jax.labels import Verdict
 from fakeface_jax.outputs import whole_file
 from video.drawing import BLACK, COLOURS, UNSCORED, WHITE, Colour, fitting_font, font, ink, text_size, verdict_text
 from video.encoder import VIDEO_CODECS, open_encoder
-from video.frames import FALLBACK_FPS, VideoFile
+from video.frames import FALLBACK_FPS, FrameSource, VideoFile, reading
 from video.records import FaceRecord, PersonRecord, Role
 from video.report import ImageReport, VideoReport, main_people
 from video.sampling import TIME_TOLERANCE, Sampling
@@ -99,7 +99,11 @@ def save_annotated_image(image: UInt8[np.ndarray, "h w 3"], report: ImageReport,
 
 
 def save_annotated_video(
-    report: VideoReport, path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None
+    report: VideoReport,
+    path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    video: FrameSource | None = None,
 ) -> None:
     """Writes every frame of a scored video with boxes, people, the running score, the verdict and a timeline below.
 
@@ -111,6 +115,7 @@ def save_annotated_video(
         report: from `score_video`.
         path: ends in one of `VIDEO_CODECS`; an existing file is replaced, but never the source itself.
         source: the video; `report.input` by default.
+        video: its frames, where it is open already; exact times and sound are still read from `source`.
 
     Raises:
         OpenError: the file cannot be written.
@@ -120,10 +125,10 @@ def save_annotated_video(
     path = Path(path)
     if path.exists() and source.exists() and path.samefile(source):
         raise OpenError(path, "is the video that was scored", "name another file to write")
-    with whole_file(path, extensions=VIDEO_CODECS) as temporary, VideoFile(source) as video:
-        drawn = _drawn_frames(video, report)
-        size = video.width, video.height + _timeline(video, report).height
-        with open_encoder(temporary, path, size=size, fps=video.fps or FALLBACK_FPS, source=source) as encoder:
+    with whole_file(path, extensions=VIDEO_CODECS) as temporary, reading(video or source) as frames:
+        drawn = _drawn_frames(frames, report)
+        size = frames.width, frames.height + _timeline(frames, report).height
+        with open_encoder(temporary, path, size=size, fps=frames.fps or FALLBACK_FPS, source=source) as encoder:
             for image, time in drawn:
                 encoder.write(image, time)
         if not encoder.complete():
@@ -143,7 +148,7 @@ def annotated_frames(
             yield drawn, video.fps or FALLBACK_FPS
 
 
-def _drawn_frames(video: VideoFile, report: VideoReport) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
+def _drawn_frames(video: FrameSource, report: VideoReport) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
     """Frames with their times in seconds."""
     overlay, timeline = _Overlay(report), _timeline(video, report)
     for frame in video.frames(Sampling(every=1)):
@@ -154,7 +159,7 @@ def _drawn_frames(video: VideoFile, report: VideoReport) -> Iterator[tuple[UInt8
         yield np.vstack([drawn, timeline.at(frame.time)]), frame.time
 
 
-def _timeline(video: VideoFile, report: VideoReport) -> Timeline:
+def _timeline(video: FrameSource, report: VideoReport) -> Timeline:
     return Timeline(report, width=video.width, height=video.height)
 
 

@@ -112,9 +112,9 @@ class ImageReport:
         """Plain values for JSON."""
         return {
             **_head(self, "image"),
-            "faces": _plain(self.faces),
+            "faces": plain(self.faces),
             **_scored_by(self.model),
-            "media": _plain(self.media),
+            "media": plain(self.media),
             "whole_image": self.whole_image,
             "seconds": _seconds(self.seconds),
         }
@@ -182,23 +182,23 @@ class VideoReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         suspicious = [
-            {**_plain(face), "frame": frame.index, "time": frame.time} for frame, face in self.most_suspicious()
+            {**plain(face), "frame": frame.index, "time": frame.time} for frame, face in self.most_suspicious()
         ]
         return {
             **_head(self, "video"),
             "faces": suspicious,
-            "people": _plain(self.people),
-            "evidence": _plain(self.evidence),
+            "people": plain(self.people),
+            "evidence": plain(self.evidence),
             "aggregation": self.aggregation,
             **_scored_by(self.model),
-            "media": _plain(self.media),
-            "sampling": _plain(self.sampling),
-            "settings": _plain(self.settings),
+            "media": plain(self.media),
+            "sampling": plain(self.sampling),
+            "settings": plain(self.settings),
             "frames_read": self.frames_read,
             "frames_skipped": self.frames_skipped,
             "seconds": _seconds(self.seconds),
             "fps": self.fps,
-            "frames": _plain(self.frames),
+            "frames": plain(self.frames),
         }
 
     def summary_row(self) -> dict[str, Any]:
@@ -284,10 +284,10 @@ def _scored_by(model: Model) -> dict[str, Any]:
             "trained_with_detector": model.trained_with_detector,
         },
         "detector": model.detector,
-        "bands": _plain(model.bands),
-        "operating_points": _plain(model.operating_points),
+        "bands": plain(model.bands),
+        "operating_points": plain(model.operating_points),
         "operating_points_fitted_on": SINGLE_FACES,
-        "video_decision": _plain(model.video),
+        "video_decision": plain(model.video),
     }
 
 
@@ -313,12 +313,12 @@ def _row(**cells: Any) -> dict[str, Any]:
     return {**dict.fromkeys(SUMMARY_COLUMNS), **cells}
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses, enums and tuples as what JSON has."""
+def plain(value: Any) -> Any:
+    """Dataclasses, enums and tuples of records as what JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, enum.StrEnum) else value

@@ -24,13 +24,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier, FaceScore
-from fakeface_jax.errors import OpenError
+from fakeface_jax.errors import Cancelled, OpenError, printable
 from fakeface_jax.faces import Face, FaceDetector, sharpness, whole_image_box
 from fakeface_jax.images import decode_image, read_image_file
 from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, check_rule
 from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
-from video.frames import Frame, FrameCounters, VideoFile
+from video.frames import Frame, FrameCounters, FrameSource, reading
 from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
 from video.report import ImageReport, VideoReport
 from video.sampling import Sampling
@@ -39,6 +39,9 @@ from video.verdicts import decide, without_score
 
 Progress = Callable[[int, int | None], None]
 """Called with how many frames are done, and how many there will be (about), or None."""
+
+Decode = Callable[[bytes, str], UInt8[np.ndarray, "h w 3"]]
+"""Bytes of an image file, and what errors call it, to RGB; raises a `MediaError`."""
 
 ImageInput = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "h w 3"]
 
@@ -50,6 +53,7 @@ def score_image(
     *,
     whole_image: bool = False,
     name: str | None = None,
+    decode: Decode | None = None,
 ) -> ImageReport:
     """Scores every face of one picture.
 
@@ -59,12 +63,13 @@ def score_image(
         source: a path, the bytes of an image file, or an RGB array.
         whole_image: take the picture itself for a face crop.
         name: what the report calls it; the path by default.
+        decode: decodes files and bytes; by default `fakeface_jax.images.decode_image`, in this process.
 
     Raises:
         MediaError: the picture cannot be read; see `fakeface_jax.images.read_image`.
     """
     clock = _Clock()
-    name, image, sha256 = _load_image(source, name)
+    name, image, sha256 = _load_image(source, name, decode or _decode_here)
     clock.lap("open")
     if whole_image:
         faces = [Face(box=whole_image_box(image), confidence=1.0)]
@@ -95,14 +100,17 @@ def score_image(
 def score_video(
     classifier: FaceClassifier,
     detector: FaceDetector,
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | FrameSource,
     sampling: Sampling | None = None,
     *,
     rule: str | None = None,
     progress: Progress | None = None,
     on_frame: Callable[[FrameRecord], None] | None = None,
+    name: str | None = None,
+    sha256: str | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> VideoReport:
-    """Scores every face of the sampled frames of a video file, the people in it, and the video.
+    """Scores every face of the sampled frames of a video, the people in it, and the video.
 
     Faces are classified in batches across frames. Only their crops wait for that, at most a batch of them beyond one
     frame's; frames wait for the next detection at most, so memory does not grow with the length of the video. With
@@ -111,27 +119,34 @@ def score_video(
     Args:
         classifier: the model.
         detector: finds the faces.
-        path: the video.
+        source: the path of the video, or a source of frames that is open; the latter stays open.
         sampling: which frames; 32, evenly spread, by default.
         rule: how scores become one, a key of `video.aggregation.RULES`; by default the one the model was calibrated
             for.
         progress: called after each sampled frame.
         on_frame: called with each frame's record, in order, once all its faces are scored.
+        name: what the report calls it; by default the path, or the source's name.
+        sha256: of the file, for the report; by default computed of the file at a path, and unknown for a source.
+        stop: asked before each frame; when it answers True, the work ends.
 
     Raises:
         MediaError: the video cannot be read; see `video.frames.VideoFile`.
+        Cancelled: `stop` answered True.
         ConfigError: unknown rule.
     """
     sampling = (sampling or Sampling()).resolved()
     spec = classifier.spec
     rule = rule_of(classifier, rule)  # raises before minutes of work
     clock = _Clock()
-    with VideoFile(path) as video:
-        sha256 = file_sha256(video.path)
+    with reading(source) as video:
+        if isinstance(source, str | os.PathLike):
+            name, sha256 = name or os.fspath(source), sha256 or file_sha256(Path(source))
+        name = name or video.name
         total = video.expected_samples(sampling)
         clock.lap("open")
+        timed = _Timed(clock, stop, name)
         batcher, tracker, counted = _Batcher(classifier, on_frame), Tracker(), _Counted(video)
-        for done, found in enumerate(_look(video, sampling, detector, classifier, clock, counted), start=1):
+        for done, found in enumerate(_look(video, sampling, detector, classifier, timed, counted), start=1):
             clock.lap("detect")
             people = tracker.assign(found.time, [face.box for face in found.faces], found.looks)
             clock.lap("track")
@@ -154,7 +169,7 @@ def score_video(
         counters = counted.total()
     outcome = decide(records, spec, rule=rule, fps=media.fps, dropped=counters.dropped)
     return VideoReport(
-        input=os.fspath(path),
+        input=name,
         verdict=outcome.verdict,
         p_fake=outcome.p_fake,
         reason=outcome.reason,
@@ -193,24 +208,24 @@ def score_settings() -> dict[str, Any]:
 
 
 def _look(
-    video: VideoFile,
+    video: FrameSource,
     sampling: Sampling,
     detector: FaceDetector,
     classifier: FaceClassifier,
-    clock: _Clock,
+    timed: _Timed,
     counted: _Counted,
 ) -> Iterator[Found]:
     """The sampled frames with their faces, in order of time."""
     if sampling.faces is None:
-        yield from find_faces(_timed(video.frames(sampling), clock), detector, classifier.crop)
+        yield from find_faces(timed(video.frames(sampling)), detector, classifier.crop)
         return
     # Passes over ever finer grids come out of order, and people are told apart in order.
     found: list[Found] = []
     for indices in video.passes(sampling):
-        frames = _timed(video.frames_at(indices), clock)
+        frames = timed(video.frames_at(indices))
         found += find_faces(frames, detector, classifier.crop, spacing=0.0)
         counted.end_walk()
-        clock.lap("detect")
+        timed.clock.lap("detect")
         if sum(one.has_usable_face for one in found) >= sampling.faces:
             break
     if not found:
@@ -224,7 +239,7 @@ def _look(
 class _Counted:
     """What happened to a video's frames, over several walks."""
 
-    def __init__(self, video: VideoFile) -> None:
+    def __init__(self, video: FrameSource) -> None:
         self._video = video
         self._before: list[FrameCounters] = []
 
@@ -256,13 +271,25 @@ class _Clock:
         return StageSeconds(**self._seconds)
 
 
-def _timed(frames: Iterator[Frame], clock: _Clock) -> Iterator[Frame]:
-    """The frames; what happens between two of them is finding faces."""
-    for frame in frames:
-        clock.lap("decode")
-        yield frame
-        clock.lap("detect")
-    clock.lap("decode")
+class _Timed:
+    """Hands frames on; what happens between two of them is finding faces. Between two of them, it may end."""
+
+    def __init__(self, clock: _Clock, stop: Callable[[], bool] | None, name: str) -> None:
+        self.clock = clock
+        self._stop, self._name = stop, name
+
+    def __call__(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        self._check()
+        for frame in frames:
+            self.clock.lap("decode")
+            yield frame
+            self.clock.lap("detect")
+            self._check()
+        self.clock.lap("decode")
+
+    def _check(self) -> None:
+        if self._stop is not None and self._stop():
+            raise Cancelled(printable(f"{self._name}: stopped before the end"))
 
 
 class _Batcher:
@@ -329,7 +356,13 @@ def _face_record(face: Face, score: FaceScore | None) -> FaceRecord:
     )
 
 
-def _load_image(source: ImageInput, name: str | None) -> tuple[str, UInt8[np.ndarray, "h w 3"], str | None]:
+def _decode_here(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    return decode_image(data, source=name)
+
+
+def _load_image(
+    source: ImageInput, name: str | None, decode: Decode
+) -> tuple[str, UInt8[np.ndarray, "h w 3"], str | None]:
     if isinstance(source, np.ndarray):
         name = name or "<array>"
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
@@ -337,10 +370,10 @@ def _load_image(source: ImageInput, name: str | None) -> tuple[str, UInt8[np.nda
         return name, source, None
     if isinstance(source, bytes):
         name = name or "<bytes>"
-        return name, decode_image(source, source=name), hashlib.sha256(source).hexdigest()
+        return name, decode(source, name), hashlib.sha256(source).hexdigest()
     # Read once: the hash is of the bytes that were decoded, also when the file is replaced meanwhile.
     data = read_image_file(source)
-    return name or os.fspath(source), decode_image(data, source=source), hashlib.sha256(data).hexdigest()
+    return name or os.fspath(source), decode(data, os.fspath(source)), hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -14,17 +14,17 @@ Example:
 from __future__ import annotations
 
 import abc
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fakeface_jax.errors import DecodeError, LimitExceeded, OpenError
 from fakeface_jax.images import MAX_PIXELS, MIN_SIDE
+from video.frame_source import Frame, FrameCounters
 from video.packets import PacketIndex
 from video.sampling import TIME_TOLERANCE, Chooser, Sampling, chooser_of
 
@@ -34,66 +34,6 @@ FALLBACK_FPS = 25.0
 SEEK_MARGIN = 20
 """Frames. A jump that saves fewer than that is not made: emptying and filling the decoder costs as much as decoding 5
 (OpenCV) to 18 (PyAV) frames (720p, two cores; scripts/benchmark_decoding.py)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Frame:
-    """One decoded frame.
-
-    Attributes:
-        image: RGB, 0 to 255, upright.
-        index: its number in the video, from 0, counting the frames that could not be decoded.
-        time: seconds from the first frame, by the container's timestamps.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
-    index: int
-    time: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrameCounters:
-    """What happened to the frames of the latest walk through a source.
-
-    Attributes:
-        read: frames that came out of the decoder, sampled or not: how much of the video was seen.
-        sampled: frames that were handed out.
-        dropped: frames that the source states or holds and that did not come out: damaged, cut off at the end of a
-            truncated file, or hidden by an edit list. Of what was jumped over, nothing is known.
-        skipped: frames that were jumped over.
-    """
-
-    read: int = 0
-    sampled: int = 0
-    dropped: int = 0
-    skipped: int = 0
-
-
-@runtime_checkable
-class FrameSource(Protocol):
-    """Anything frames come from. All times are seconds from its first frame."""
-
-    name: str
-    width: int
-    height: int
-    fps: float | None
-
-    @property
-    def counters(self) -> FrameCounters:
-        """Of the latest walk."""
-        ...
-
-    def frames(self, sampling: Sampling) -> Iterator[Frame]:
-        """The sampled frames, in order."""
-        ...
-
-    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """The frames with these numbers, which ascend; those that cannot be decoded are left out."""
-        ...
-
-    def close(self) -> None:
-        """Frees the decoder; twice is no error."""
-        ...
 
 
 _Source = TypeVar("_Source", bound="FileSource")
