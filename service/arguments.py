@@ -15,7 +15,9 @@ from service.commands.compare import Compare
 from service.commands.data import Audit, Build, Merge
 from service.commands.evaluation import Evaluate
 from service.commands.scoring import Classify, Score
+from service.commands.serving import Serve
 from service.commands.streaming import Streaming
+from service.commands.tokens import CreateToken, ListTokens, RevokeToken
 from service.commands.training import Train
 from service.commands.updating import Calibrate, Update
 from service.commands.verification import Verify
@@ -25,17 +27,24 @@ _Data = (
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Build, tyro.conf.subcommand("build")]
 )
+_Token = (
+    Annotated[CreateToken, tyro.conf.subcommand("create")]
+    | Annotated[ListTokens, tyro.conf.subcommand("list")]
+    | Annotated[RevokeToken, tyro.conf.subcommand("revoke")]
+)
 _Command = (
     Annotated[Classify, tyro.conf.subcommand("classify")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Streaming, tyro.conf.subcommand("stream")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Update, tyro.conf.subcommand("update")]
     | Annotated[_Data, tyro.conf.subcommand("data", description="Merge, audit and build training data.")]
+    | Annotated[_Token, tyro.conf.subcommand("token", description="Who may use the service: create, list, revoke.")]
 )
 
 _DESCRIPTION = """How likely is it that this face is fake, and how far can that answer be trusted?
@@ -44,7 +53,22 @@ fake = 1: P(fake) is a calibrated probability; the verdict is real, fake, inconc
 
 
 Command = (
-    Classify | Score | Verify | Streaming | Train | Evaluate | Compare | Calibrate | Update | Merge | Audit | Build
+    Classify
+    | Score
+    | Verify
+    | Streaming
+    | Serve
+    | Train
+    | Evaluate
+    | Compare
+    | Calibrate
+    | Update
+    | Merge
+    | Audit
+    | Build
+    | CreateToken
+    | ListTokens
+    | RevokeToken
 )
 """What `parse` gives: settings with a `run` that gives the exit code."""
 
