@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from service.database import Database
+from service.storage.database import Database
 
 _DAY = 86_400
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.decoding import BrokenChannel, Channel, Silence
+from service.sandbox.decoding import BrokenChannel, Channel, Silence
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from clips import encode
 from PIL import Image
 
 from fakeface_jax.errors import LimitExceeded, MediaError
-from service.sandbox import DecodeLimits, Decoders
+from service.sandbox.decoders import DecodeLimits, Decoders
 from video.frames import VideoFile
 from video.sampling import Sampling
 
@@ -425,8 +425,8 @@ def test_nothing_makes_a_decoder_open_another_place(decoders, canary, tmp_path):
 
 WALLS = """
     import json, os, sys
-    from service.decoding import DecodeLimits
-    from service.isolation import before_imports, before_media
+    from service.sandbox.decoding import DecodeLimits
+    from service.sandbox.isolation import before_imports, before_media
     locked, *paths = json.loads(sys.argv[1])
     if locked:
         before_imports(DecodeLimits(), network=False, parent=os.getppid())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service import seccomp
+from service.sandbox import seccomp
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -21,8 +21,8 @@ def attempts(network, tmp_path):
     """What a process that is locked in as decoders are can still do: the name of each error, or `done`."""
     program = f"""
         import json, os, resource, signal, socket, subprocess, sys, threading
-        from service.decoding import DecodeLimits
-        from service.isolation import before_imports, before_media
+        from service.sandbox.decoding import DecodeLimits
+        from service.sandbox.isolation import before_imports, before_media
         allowed, parent = {str(tmp_path / "allowed")!r}, os.getppid()
         kept = os.open(allowed, os.O_RDONLY)
         first = before_imports(DecodeLimits(), network={network}, parent=parent)

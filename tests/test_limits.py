@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from service.limits import RateLimiter
-from service.store import Store
+from service.storage.store import Store
 
 DAY = 86_400
 

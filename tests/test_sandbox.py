@@ -23,10 +23,10 @@ from test_scoring import LARGE, SECOND, FixedDetector
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import Cancelled, ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
 from fakeface_jax.images import decode_image
-from service import child as child_module
-from service import seccomp
-from service.child import Child
-from service.sandbox import DecodeLimits, Decoders
+from service.sandbox import child as child_module
+from service.sandbox import seccomp
+from service.sandbox.child import Child
+from service.sandbox.decoders import DecodeLimits, Decoders
 from video.captures import ConnectionLost, StreamSource
 from video.frames import FrameSource, VideoFile
 from video.render import save_annotated_video
@@ -386,7 +386,7 @@ def test_closing_ends_every_decoder(portrait):
 def test_decoders_end_with_their_parent():
     program = f"""
         import time
-        from service.sandbox import Decoders
+        from service.sandbox.decoders import Decoders
         decoders = Decoders()
         video = decoders.open_video({str(SAMPLE)!r})
         print(*[child.pid for child in decoders._live], flush=True)

@@ -7,9 +7,9 @@ import pytest
 
 from fakeface_jax.errors import ConfigError
 from service.cli import main
-from service.database import StoreError
-from service.store import Store
-from service.tokens import TokenLimits
+from service.storage.database import StoreError
+from service.storage.store import Store
+from service.storage.tokens import TokenLimits
 
 
 class Clock:
@@ -114,7 +114,7 @@ def test_who_is_known_gets_in_also_when_the_disk_is_full(store, monkeypatch):
     def full(self):
         raise StoreError("disk full")
 
-    monkeypatch.setattr("service.database.Database.writing", full)
+    monkeypatch.setattr("service.storage.database.Database.writing", full)
     assert store.authenticate(secret).name == "a"
 
 

@@ -16,11 +16,11 @@ import tyro
 
 from fakeface_jax.errors import ConfigError
 from service.commands.output import tell
-from service.state_directory import default_state_directory
+from service.storage.state_directory import default_state_directory
 
 if TYPE_CHECKING:
-    from service.store import Store
-    from service.tokens import Token
+    from service.storage.store import Store
+    from service.storage.tokens import Token
 
 _COLUMNS = ("name", "created", "last used", "requests/min", "waiting jobs", "GB/day", "revoked")
 
@@ -45,7 +45,7 @@ class CreateToken:
 
     def run(self) -> int:
         """Makes it; the exit code."""
-        from service.tokens import TokenLimits
+        from service.storage.tokens import TokenLimits
 
         if not 1 <= self.bytes_per_day < 2**62:
             raise ConfigError(f"--bytes-per-day {self.bytes_per_day:g}: must be 1 or more")
@@ -106,7 +106,7 @@ class RevokeToken:
 
 
 def _store(state: Path | None) -> Store:
-    from service.store import Store
+    from service.storage.store import Store
 
     return Store(state or default_state_directory())
 

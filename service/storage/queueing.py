@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 
-from service.job_records import Job, QueueFull, QueueState
+from service.storage.job_records import Job, QueueFull, QueueState
 
 _BY_TURN = """
     SELECT owner, count(*) AS waiting, min(number) AS first, coalesce(max(turn), 0) AS turn

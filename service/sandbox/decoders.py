@@ -2,7 +2,7 @@
 
 A crash, a hang or too much of anything in a decoder is an error of the one input that caused it. Children for
 pictures live on from one to the next; each video and each live source has one of its own. One more is kept started,
-so that nobody waits for Python to load. What a child gives up: `service.isolation`.
+so that nobody waits for Python to load. What a child gives up: `service.sandbox.isolation`.
 
 Example:
     >>> with Decoders() as decoders:
@@ -31,9 +31,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import LimitExceeded, OpenError
-from service.child import Child, Stop
-from service.decoding import DecodeLimits
-from service.isolated import IsolatedCapture, IsolatedVideo
+from service.sandbox.child import Child, Stop
+from service.sandbox.decoding import DecodeLimits
+from service.sandbox.isolated import IsolatedCapture, IsolatedVideo
 from video.captures import StreamSource
 from video.report import VideoReport
 

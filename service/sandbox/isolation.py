@@ -22,8 +22,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from service import landlock, seccomp
-from service.decoding import DecodeLimits
+from service.sandbox import landlock, seccomp
+from service.sandbox.decoding import DecodeLimits
 
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _SET_DUMPABLE = 1, 38, 4
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
@@ -99,7 +99,7 @@ def before_media(
 
 def program_files() -> list[str]:
     """Where this program and what it imports lie."""
-    here = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parents[2]
     own = [str(here / name) for name in ("service", "video", "fakeface_jax")]
     # Not all of a checkout: its other files are none of a decoder's business.
     modules = [path for path in sys.path if (path and Path(path) != here) or here.name.endswith("-packages")]

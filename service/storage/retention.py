@@ -12,9 +12,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.database import Database
-from service.job_records import ARTEFACTS, Job, JobState
-from service.state_directory import StateDirectory, discard
+from service.storage.database import Database
+from service.storage.job_records import ARTEFACTS, Job, JobState
+from service.storage.state_directory import StateDirectory, discard
 
 KEYS_KEPT = 86_400.0
 """Seconds that an idempotency key is known."""

@@ -28,14 +28,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from service import intake, queueing, retention
-from service.database import Database, StoreError
-from service.intake import NewJob
-from service.job_records import ARTEFACTS, Job, JobState, QueueState, cursor_after, job_of, parse_cursor, storable
 from service.limits import ReceivedBytes
-from service.queueing import Room
-from service.state_directory import StateDirectory, sync
-from service.tokens import Token, Tokens
+from service.storage import intake, queueing, retention
+from service.storage.database import Database, StoreError
+from service.storage.intake import NewJob
+from service.storage.job_records import (
+    ARTEFACTS,
+    Job,
+    JobState,
+    QueueState,
+    cursor_after,
+    job_of,
+    parse_cursor,
+    storable,
+)
+from service.storage.queueing import Room
+from service.storage.state_directory import StateDirectory, sync
+from service.storage.tokens import Token, Tokens
 
 FAILED_KEPT = 7 * 86_400.0
 """Seconds that a failed job is listed if nobody says otherwise."""

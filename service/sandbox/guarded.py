@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import LimitExceeded
-from service.decoding import DecodeLimits
+from service.sandbox.decoding import DecodeLimits
 from video.frames import VideoFile
 
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from service import queueing, retention
-from service.database import Database, StoreError
-from service.job_records import ARTEFACTS, IdempotencyConflict, Job, JobState, job_of, settings_text, storable
-from service.queueing import Room
-from service.state_directory import StateDirectory, link_or_copy, sync
+from service.storage import queueing, retention
+from service.storage.database import Database, StoreError
+from service.storage.job_records import ARTEFACTS, IdempotencyConflict, Job, JobState, job_of, settings_text, storable
+from service.storage.queueing import Room
+from service.storage.state_directory import StateDirectory, link_or_copy, sync
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fakeface_jax.errors import ConfigError
-from service.job_records import is_job_id
+from service.storage.job_records import is_job_id
 
 try:
     import fcntl

@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 
 from fakeface_jax import errors
 from fakeface_jax.errors import Cancelled, DecodeError, FakeFaceError, LimitExceeded, MediaError, OpenError, printable
-from service.decoding import BrokenChannel, Channel, DecodeLimits, Silence, shared_memory
+from service.sandbox.decoding import BrokenChannel, Channel, DecodeLimits, Silence, shared_memory
 
 _START_SECONDS = 60.0
 """Until a child is ready; it takes half a second on an idle machine."""
@@ -90,7 +90,7 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 # Without the user's own packages, and without the working directory among the places of modules.
-                [sys.executable, "-s", "-P", "-m", "service.decoder", json.dumps(given)],
+                [sys.executable, "-s", "-P", "-m", "service.sandbox.decoder", json.dumps(given)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -322,7 +322,7 @@ def _error(name: str, header: Mapping[str, Any]) -> FakeFaceError:
 def _environment(options: str) -> dict[str, str]:
     """All of the child's: nothing of the parent's, which may hold secrets."""
     return {
-        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUTF8": "1",
         "LC_ALL": "C.UTF-8",

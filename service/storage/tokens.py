@@ -21,7 +21,7 @@ import sqlite3
 from collections.abc import Callable
 
 from fakeface_jax.errors import ConfigError
-from service.database import Database, StoreError
+from service.storage.database import Database, StoreError
 
 PREFIX = "ff_"
 """By which scanners of published code know a secret that should not be there."""

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from fakeface_jax.errors import FakeFaceError, MediaError, OpenError
-from service.child import Child, Stop, whole
-from service.decoding import DecodeLimits
+from service.sandbox.child import Child, Stop, whole
+from service.sandbox.decoding import DecodeLimits
 from video.captures import ConnectionLost, DamagedPicture, Picture, StreamSource
 from video.frame_source import Frame, FrameCounters
 from video.sampling import Sampling, chooser_of

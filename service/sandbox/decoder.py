@@ -1,11 +1,11 @@
-"""The child of the sandbox: decodes what it is given, and can do nothing else. Run as `python -m service.decoder`.
+"""The child: decodes what it is given, and can do nothing else. Run as `python -m service.sandbox.decoder`.
 
-It speaks with its parent over one socket (`service.decoding.Channel`), is given the media as an open descriptor, and
-hands pictures out as raw bytes, through memory that both have mapped where that is possible. Its first piece of work
-decides what it is for the rest of its life: pictures, one video, one annotated video, or one live source.
+It speaks with its parent over one socket (`decoding.Channel`), is given the media as an open descriptor, and hands
+pictures out as raw bytes, through memory that both have mapped where that is possible. Its first piece of work decides
+what it is for the rest of its life: pictures, one video, one annotated video, or one live source.
 
 Example:
-    >>> python -m service.decoder '{"channel": 5, "parent": 4242, "network": false, "limits": {...}}'
+    >>> python -m service.sandbox.decoder '{"channel": 5, "parent": 4242, "network": false, "limits": {...}}'
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.decoding import BrokenChannel, Channel, DecodeLimits
-from service.isolation import FOR_NAMES, allow_writing, before_imports, before_media, limit_cpu
+from service.sandbox.decoding import BrokenChannel, Channel, DecodeLimits
+from service.sandbox.isolation import FOR_NAMES, allow_writing, before_imports, before_media, limit_cpu
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from service.guarded import GuardedVideo
+    from service.sandbox.guarded import GuardedVideo
     from video.captures import Capture
     from video.frame_source import Frame
 
@@ -49,7 +49,7 @@ def main(arguments: str) -> None:
     """Serves one parent until it is gone.
 
     Args:
-        arguments: JSON; see `service.child`.
+        arguments: JSON; see `service.sandbox.child`.
     """
     given = json.loads(arguments)
     limits = DecodeLimits(**given["limits"])
@@ -58,7 +58,7 @@ def main(arguments: str) -> None:
     with contextlib.suppress(BrokenChannel):
         try:
             # What most of them need, while nobody waits for it. The rest (sound, drawing) when it is asked for.
-            importlib.import_module("service.guarded")
+            importlib.import_module("service.sandbox.guarded")
             channel.send({"ready": True, "isolation": enforced})
             _Decoder(channel, limits, network=given["network"]).serve()
         except BrokenChannel:
@@ -220,7 +220,7 @@ class _Decoder:
         self._channel.send({"isolation": enforced})
 
     def _open(self, name: str, file: int, *, writable: Iterable[str] = ()) -> GuardedVideo:
-        from service.guarded import GuardedVideo
+        from service.sandbox.guarded import GuardedVideo
 
         path = f"/proc/self/fd/{file}" if sys.platform == "linux" else f"/dev/fd/{file}"
         self._lock([path], writable=writable, cpu=self._limits.cpu_seconds)

@@ -1,0 +1,179 @@
+"""Pictures per second through the service, against the same pictures through the library, in one run.
+
+The service runs in a process of its own, this program is its clients. In each round the library scores pictures one
+after the other, and then some clients ask the service for as many, each one the next picture as soon as it has its
+answer. Last, pictures come at twice the rate that the service was found to manage, whether it is done or not: what is
+refused, and how long those wait that are not.
+
+python scripts/benchmark_service.py --pictures samples/real_collins.jpg --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+
+def through_library(pictures: list[bytes], count: int) -> float:
+    """Pictures per second, one after the other, with all that the service does to a picture but HTTP and isolation."""
+    from fakeface_jax.classifier import FaceClassifier
+    from fakeface_jax.faces import create_detector
+    from video.scoring import score_image
+
+    if not _LOADED:
+        classifier = FaceClassifier.load()
+        _LOADED.extend((classifier, create_detector(classifier.spec.detector)))
+        score_image(*_LOADED, pictures[0])
+    began = time.perf_counter()
+    for number in range(count):
+        score_image(*_LOADED, pictures[number % len(pictures)])
+    return count / (time.perf_counter() - began)
+
+
+_LOADED: list[Any] = []
+
+
+async def closed_loop(url: str, pictures: list[bytes], count: int, clients: int) -> tuple[float, list[float]]:
+    """Pictures per second and seconds of each, with so many clients that wait for their answers."""
+    seconds: list[float] = []
+    numbers = iter(range(count))
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        for number in numbers:
+            began = time.perf_counter()
+            answer = await client.post("/v1/images", files={"file": ("x.jpg", pictures[number % len(pictures)])})
+            answer.raise_for_status()
+            seconds.append(time.perf_counter() - began)
+
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(ask(client) for _ in range(clients)))
+        return count / (time.perf_counter() - began), seconds
+
+
+async def open_loop(url: str, pictures: list[bytes], rate: float, seconds: float) -> list[tuple[int, float, bool]]:
+    """Status, seconds and whether Retry-After was there, of pictures that come at a rate and do not wait."""
+    found: list[tuple[int, float, bool]] = []
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        began = time.perf_counter()
+        try:
+            answer = await client.post("/v1/images", files={"file": ("x.jpg", pictures[number % len(pictures)])})
+        except httpx.TransportError:
+            found.append((0, time.perf_counter() - began, False))
+            return
+        found.append((answer.status_code, time.perf_counter() - began, "retry-after" in answer.headers))
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits, trust_env=False) as client:
+        began, tasks = time.perf_counter(), []
+        for number in range(round(rate * seconds)):
+            await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            tasks.append(asyncio.create_task(ask(client, number)))
+        await asyncio.gather(*tasks)
+    return found
+
+
+def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the service can score."""
+    for _ in range(1200):
+        if process.poll() is not None:
+            raise SystemExit("the service ended by itself")
+        try:
+            if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit("the service was not ready in time")
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, nargs="+", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=100, help="pictures of a round")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--overload", type=float, default=20.0, help="seconds at twice the rate")
+    parser.add_argument("--port", type=int, default=8766)
+    given = parser.parse_args()
+    pictures = [path.read_bytes() for path in given.pictures]
+    url = f"http://127.0.0.1:{given.port}"
+    with tempfile.TemporaryDirectory(prefix="fakeface-load-") as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "service.cli",
+            "serve",
+            "--state",
+            f"{folder}/state",
+            "--port",
+            str(given.port),
+        ]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            wait_ready(url, process)
+            rounds: dict[str, list[float]] = collections.defaultdict(list)
+            latencies: list[float] = []
+            for _ in range(given.rounds):
+                rounds["library"].append(through_library(pictures, given.count))
+                rounds["one client"].append(asyncio.run(closed_loop(url, pictures, given.count, 1))[0])
+                rate, seconds = asyncio.run(closed_loop(url, pictures, given.count, given.clients))
+                rounds["service"].append(rate)
+                latencies += seconds
+            capacity = statistics.median(rounds["service"])
+            overload = asyncio.run(open_loop(url, pictures, 2 * capacity, given.overload))
+            healthy = httpx.get(f"{url}/readyz", trust_env=False).status_code
+        finally:
+            process.terminate()
+            process.wait(60)
+    accepted = [seconds for status, seconds, _ in overload if status == 200]
+    refused = [(seconds, told) for status, seconds, told in overload if status in (429, 503)]
+    print(
+        json.dumps(
+            {
+                "pictures_per_second": {name: [round(one, 2) for one in found] for name, found in rounds.items()},
+                "ratio_service_to_library": round(
+                    statistics.median(
+                        one / other for one, other in zip(rounds["service"], rounds["library"], strict=True)
+                    ),
+                    3,
+                ),
+                "clients": given.clients,
+                "p50_seconds": round(float(np.percentile(latencies, 50)), 4),
+                "p99_seconds": round(float(np.percentile(latencies, 99)), 4),
+                "overload": {
+                    "asked_per_second": round(2 * capacity, 2),
+                    "requests": len(overload),
+                    "statuses": dict(collections.Counter(status for status, *_ in overload)),
+                    "share_refused": round(len(refused) / len(overload), 3),
+                    "refused_with_retry_after": all(told for _, told in refused),
+                    "p99_seconds_of_accepted": round(float(np.percentile(accepted, 99)), 4) if accepted else None,
+                    "p99_seconds_of_refused": round(float(np.percentile([s for s, _ in refused], 99)), 4)
+                    if refused
+                    else None,
+                },
+                "ready_afterwards": healthy == 200,
+            },
+            indent=2,
+        )
+    )
+    return 0 if healthy == 200 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What a client sends, received within limits: bytes are counted as they come, and nobody is waited for without end.
+
+A file comes as a part of a form (multipart/form-data) or as the body itself. It goes to memory or straight to a file,
+hashed on the way; it is never in memory as a whole unless it is small.
+
+Example:
+    >>> upload = await receive(request, most=32 * 2**20, idle=30, total=3600)
+    >>> upload.name, upload.sha256, len(upload.data)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import io
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from fastapi import Request
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from service.http.problems import Problem
+
+_FIELD_BYTES = 1024
+"""Of one small field; all of them are numbers and names."""
+
+_FIELDS = 32
+_HEADER_BYTES = 4096
+_NAME_LETTERS = 200
+
+
+@dataclasses.dataclass(kw_only=True)
+class Upload:
+    """A file that was received.
+
+    Attributes:
+        name: as the client called it, without folders; it is shown and never opened.
+        size: bytes.
+        sha256: of them.
+        data: the bytes; empty where they went to a file.
+        fields: the other fields of the form.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    data: bytes
+    fields: dict[str, str]
+
+
+async def receive(
+    request: Request, *, most: int, idle: float, total: float, target: Path | None = None, name: str | None = None
+) -> Upload:
+    """Receives one file.
+
+    Args:
+        request: its body is read.
+        most: bytes; more are refused while they come.
+        idle: seconds without a byte.
+        total: seconds for all of it.
+        target: write it there.
+        name: of a file that is the body itself.
+
+    Raises:
+        Problem: 400 malformed, 408 too slow, 411 and 413 too long, 415 no such form.
+    """
+    stated = request.headers.get("content-length", "")
+    if stated and (not stated.isascii() or not stated.isdigit() or len(stated) > 18):
+        raise Problem(400, "the header Content-Length is no number")
+    # A form has some more than its file.
+    if stated and int(stated) > most + 64 * 1024:
+        raise _too_long(most)
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO = stack.enter_context(target.open("wb")) if target is not None else io.BytesIO()
+        sink = _Sink(file, most)
+        try:
+            async with asyncio.timeout(total):
+                if kind == b"multipart/form-data":
+                    form = _Form(options.get(b"boundary", b""), sink)
+                    async for chunk in _chunks(request, idle):
+                        form.feed(chunk)
+                    shown, fields = form.finish()
+                else:
+                    async for chunk in _chunks(request, idle):
+                        sink.write(chunk)
+                    shown, fields = name or "upload", {}
+        except TimeoutError:
+            raise Problem(408, "the upload took too long; send it again", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise Problem(400, "the client left before the file was complete") from None
+        data = b"" if target is not None else file.getvalue()  # type: ignore[attr-defined]
+    if not sink.size:
+        raise Problem(422, f"{_base_name(shown)}: the file is empty; send its bytes as the field `file` or as the body")
+    return Upload(name=_base_name(shown), size=sink.size, sha256=sink.hash.hexdigest(), data=data, fields=fields)
+
+
+async def _chunks(request: Request, idle: float) -> AsyncIterator[bytes]:
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(idle):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise Problem(408, f"nothing came for {idle:g} s; send it again", {"Connection": "close"}) from None
+        if chunk is None:
+            return
+        yield chunk
+
+
+class _Sink:
+    """Counts and hashes what goes to a file."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self.size, self.hash = 0, hashlib.sha256()
+        self._file, self._most = file, most
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > self._most:
+            raise _too_long(self._most)
+        self.hash.update(data)
+        self._file.write(data)
+
+
+class _Form:
+    """multipart/form-data with one file, the field `file`, and some small fields."""
+
+    def __init__(self, boundary: bytes, sink: _Sink) -> None:
+        if not boundary:
+            raise Problem(400, "the form states no boundary")
+        self._sink = sink
+        self._fields: dict[str, str] = {}
+        self._name: str | None = None
+        self._header, self._value = bytearray(), bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._part, self._is_file, self._body = "", False, bytearray()
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._grow(self._header, data[start:end]),
+                "on_header_value": lambda data, start, end: self._grow(self._value, data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+                "on_end": self._finish,
+            },
+        )
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except Problem:
+            raise
+        except Exception as error:  # MultipartParseError and what its states stumble over
+            raise Problem(400, "the form is malformed") from error
+
+    def finish(self) -> tuple[str, dict[str, str]]:
+        if not self._ended:
+            raise Problem(400, "the form is cut off")
+        if self._name is None:
+            raise Problem(422, "the form has no file; send it as the field `file`")
+        return self._name, self._fields
+
+    def _grow(self, part: bytearray, data: bytes) -> None:
+        if len(part) + len(data) > _HEADER_BYTES:
+            raise Problem(400, "the form is malformed: a header is too long")
+        part += data
+
+    def _begin(self) -> None:
+        self._headers, self._body = {}, bytearray()
+
+    def _end_header(self) -> None:
+        if len(self._headers) >= _FIELDS:
+            raise Problem(400, "the form is malformed: a part has too many headers")
+        self._headers[bytes(self._header).lower()] = bytes(self._value)
+        self._header, self._value = bytearray(), bytearray()
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._part = options.get(b"name", b"").decode("utf-8", "replace")
+        self._is_file = self._part == "file"
+        if self._is_file:
+            if self._name is not None:
+                raise Problem(422, "the form has several files; send one per request")
+            self._name = options.get(b"filename", b"").decode("utf-8", "replace") or "upload"
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._sink.write(data[start:end])
+        elif len(self._body) + end - start > _FIELD_BYTES:
+            raise Problem(422, f"the field {self._part[:64]!r} is too long")
+        else:
+            self._body += data[start:end]
+
+    def _end(self) -> None:
+        if self._is_file:
+            return
+        if self._part in self._fields or len(self._fields) >= _FIELDS:
+            raise Problem(422, f"the field {self._part[:64]!r} is given twice, or there are too many fields")
+        self._fields[self._part] = self._body.decode("utf-8", "replace")
+
+    def _finish(self) -> None:
+        self._ended = True
+
+
+def _base_name(name: str) -> str:
+    """What is shown of a client's name for a file: its last part, of bounded length."""
+    # Browsers percent-encode quotes and line breaks in names.
+    base = re.split(r"[/\\]", unquote(name, errors="replace"))[-1]
+    return base.replace("\x00", "")[:_NAME_LETTERS] or "upload"
+
+
+def _too_long(most: int) -> Problem:
+    return Problem(413, f"more than {most / 2**20:g} MiB; send a smaller file", {"Connection": "close"})

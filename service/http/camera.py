@@ -1,0 +1,134 @@
+"""A browser's camera over a WebSocket: a picture in, scores out. Nothing is stored.
+
+The token comes in the first message, as browsers cannot set headers here and addresses end up in logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from fakeface_jax.errors import FakeFaceError
+from service.http.callers import admit
+from service.http.problems import Problem
+from service.http.state import State, state_of
+from service.live import LiveSession
+from service.pictures import LimitedDetector
+
+router = APIRouter()
+
+_HELLO = 10.0
+"""Seconds that a client has for its first message."""
+
+_IDLE = 60.0
+"""Seconds without a picture after which the session ends."""
+
+_REFUSED, _TOO_LARGE, _LATER = 1008, 1009, 1013
+"""Codes of RFC 6455 and its registry: policy violation, message too big, try again later."""
+
+
+@router.websocket("/v1/live")
+async def live(socket: WebSocket) -> None:
+    """Scores pictures as they come; the newest alone where they come faster than they are scored."""
+    state = state_of(socket)
+    await socket.accept()
+    try:
+        hello = await asyncio.wait_for(socket.receive_json(), _HELLO)
+        secret = hello.get("token") if isinstance(hello, dict) else None
+        if secret is not None and not isinstance(secret, str):
+            raise Problem(401, "the token is no text")
+        await asyncio.to_thread(admit, socket, state, secret)
+    except Problem as error:
+        await _refuse(socket, _REFUSED, error.detail, status=error.status)
+        return
+    except (WebSocketDisconnect, TimeoutError, ValueError, KeyError, RuntimeError):
+        await _refuse(socket, _REFUSED, 'the first message is JSON: {"token": "..."}, or null for none')
+        return
+    if not state.ready.is_set() or state.live_sessions >= state.config.limits.live_sessions:
+        state.metrics.refused.labels("live").inc()
+        await _refuse(socket, _LATER, "as many cameras are scored as may be; try again later")
+        return
+    state.live_sessions += 1
+    try:
+        await _converse(socket, state)
+    finally:
+        state.live_sessions -= 1
+
+
+async def _converse(socket: WebSocket, state: State) -> None:
+    limits = state.config.limits
+    detector = LimitedDetector(await asyncio.to_thread(state.make_detector), limits.faces)
+    session = LiveSession(state.classifier, detector, state.decoders.image)
+    await socket.send_json({"type": "ready", "size_limit": limits.image_bytes})
+    newest: collections.deque[tuple[int, bytes, float]] = collections.deque()
+    came, gone = asyncio.Event(), asyncio.Event()
+    reader = asyncio.create_task(_read(socket, newest, came, gone, limits.image_bytes))
+    try:
+        while not gone.is_set():
+            await came.wait()
+            came.clear()
+            while len(newest) > 1:
+                await socket.send_json({"type": "skipped", "number": newest.popleft()[0]})
+            if not newest:
+                continue
+            number, data, received = newest.popleft()
+            answer: dict[str, Any]
+            try:
+                answer = await asyncio.to_thread(session.score, data, number, received)
+            except FakeFaceError as error:
+                answer = {"type": "error", "number": number, "detail": str(error)}
+            await socket.send_text(json.dumps(answer, allow_nan=False))
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # it left while something was sent
+    finally:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _read(
+    socket: WebSocket,
+    newest: collections.deque[tuple[int, bytes, float]],
+    came: asyncio.Event,
+    gone: asyncio.Event,
+    most: int,
+) -> None:
+    number = 0
+    try:
+        while True:
+            message = await asyncio.wait_for(socket.receive(), _IDLE)
+            data = message.get("bytes")
+            if message["type"] != "websocket.receive":
+                return
+            if data is None:
+                await _refuse(socket, _REFUSED, "pictures come as binary messages")
+                return
+            if len(data) > most:
+                await _refuse(socket, _TOO_LARGE, "the picture is too large")
+                return
+            newest.append((number, data, time.monotonic()))
+            number += 1
+            # Those that are dropped here were told nothing about; two are enough to know which is the newest.
+            came.set()
+            while len(newest) > _KEPT:
+                newest.popleft()
+    except (TimeoutError, WebSocketDisconnect, RuntimeError):
+        return
+    finally:
+        gone.set()
+        came.set()
+
+
+_KEPT = 8
+"""Pictures that wait at most; a client that waits for answers has one."""
+
+
+async def _refuse(socket: WebSocket, code: int, detail: str, *, status: int | None = None) -> None:
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+        await socket.send_json({"type": "error", "detail": detail} | ({"status": status} if status else {}))
+        await socket.close(code)

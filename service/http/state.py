@@ -1,0 +1,204 @@
+"""All that the service holds while it runs: made in one order, ended in the other.
+
+Example:
+    >>> with State.create(config, store, classifier, make_detector) as state:
+    ...     state.pictures.submit(data, "portrait.jpg")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import numpy as np
+from starlette.requests import HTTPConnection
+
+from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier
+from fakeface_jax.faces import FaceDetector
+from service.batching import Batcher
+from service.events import EventHub
+from service.http.schemas import describe_job
+from service.jobs import JobRunner
+from service.limits import RateLimiter
+from service.live import Watchers
+from service.metrics import Metrics
+from service.pictures import PictureScorer
+from service.sandbox.decoders import DecodeLimits, Decoders
+from service.settings import ServiceConfig
+from service.storage.job_records import Job
+from service.storage.store import Store
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class State:
+    """What routes work with.
+
+    Attributes:
+        config: what the operator set.
+        store: jobs, reports, tokens.
+        classifier: the model.
+        make_detector: a detector for one thread.
+        decoders: processes that open media.
+        batcher: the model for pictures.
+        pictures: scores pictures.
+        runner: scores videos.
+        watchers: watch live sources.
+        hub: events of jobs and streams.
+        metrics: what is counted.
+        rates: requests of tokens.
+        ready: the model is loaded and has scored.
+        live_sessions: browser cameras at the moment.
+        event_readers: connections that follow events at the moment.
+    """
+
+    config: ServiceConfig
+    store: Store
+    classifier: FaceClassifier
+    make_detector: Callable[[], FaceDetector]
+    decoders: Decoders
+    batcher: Batcher
+    pictures: PictureScorer
+    runner: JobRunner
+    watchers: Watchers
+    hub: EventHub
+    metrics: Metrics
+    rates: RateLimiter
+    ready: threading.Event = dataclasses.field(default_factory=threading.Event)
+    live_sessions: int = 0
+    event_readers: int = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(
+        cls,
+        config: ServiceConfig,
+        store: Store,
+        classifier: FaceClassifier,
+        make_detector: Callable[[], FaceDetector],
+    ) -> Iterator[State]:
+        """The state, with its threads and processes; ended with the block.
+
+        Raises:
+            ConfigError: another server works in the store's directory.
+        """
+        limits = config.limits
+        metrics = Metrics(model=classifier.spec.name, model_id=classifier.bundle.id)
+        hub = EventHub()
+
+        def on_batch(faces: int, seconds: float) -> None:
+            metrics.batch_faces.observe(faces)
+            metrics.batch_seconds.observe(seconds)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(store.exclusive())
+            store.recover(config.attempts)
+            decoders = stack.enter_context(
+                contextlib.closing(
+                    Decoders(
+                        DecodeLimits(
+                            max_pixels=limits.pixels,
+                            max_seconds=limits.video_seconds,
+                            image_bytes=limits.image_bytes,
+                            image_seconds=limits.image_deadline,
+                        )
+                    )
+                )
+            )
+            batcher = stack.enter_context(Batcher(classifier, max_wait=limits.batch_wait, on_batch=on_batch))
+            pictures = stack.enter_context(
+                contextlib.closing(PictureScorer(batcher, classifier, make_detector(), decoders.image, limits))
+            )
+            watchers = stack.enter_context(
+                contextlib.closing(Watchers(classifier, make_detector, decoders, hub, config))
+            )
+            runner = JobRunner(
+                store,
+                classifier,
+                make_detector(),
+                decoders,
+                hub,
+                metrics,
+                config,
+                describe=lambda job: cast(State, state).job_data(job),
+            )
+            state = cls(
+                config=config,
+                store=store,
+                classifier=classifier,
+                make_detector=make_detector,
+                decoders=decoders,
+                batcher=batcher,
+                pictures=pictures,
+                runner=runner,
+                watchers=watchers,
+                hub=hub,
+                metrics=metrics,
+                rates=RateLimiter(),
+            )
+            state._register()
+            stack.callback(hub.close)
+            stack.enter_context(runner)
+            yield state
+
+    def warm_up(self) -> None:
+        """Scores nothing in particular, in each size of batch, so that no client waits for what the first one costs."""
+        size = self.classifier.spec.crop.size
+        for batch in BATCH_SIZES:
+            self.classifier.calibrated_logits(np.zeros((batch, size, size, 3), np.uint8))
+        self.make_detector().detect(np.zeros((480, 640, 3), np.uint8))
+        self.ready.set()
+
+    def needs_token(self) -> bool:
+        """Whether somebody without a token is refused: beyond this machine, or once there are tokens."""
+        return not self.config.on_loopback or self.store.has_tokens()
+
+    def job_data(self, job: Job) -> dict[str, object]:
+        """A job as clients see it."""
+        return describe_job(
+            job,
+            progress=self.runner.progress(job.id),
+            position=self.store.position(job),
+            has=self.store.has(job),
+        )
+
+    def problems(self) -> list[str]:
+        """Why it cannot work at the moment; empty when it can."""
+        found = []
+        if not self.ready.is_set():
+            found.append("the model is being loaded")
+        if not self.batcher.alive:
+            found.append("the thread that scores pictures has ended")
+        if not self.runner.alive:
+            found.append("the thread that scores videos has ended")
+        try:
+            self.store.check_writable()
+        except Exception as error:
+            found.append(f"the store cannot be written: {type(error).__name__}")
+        return found
+
+    def _register(self) -> None:
+        metrics, queue = self.metrics, self.store.queue
+        metrics.gauge("queue_jobs", "Videos that wait.", lambda: queue().depth)
+        metrics.gauge("queue_oldest_seconds", "How long the oldest of them waits.", lambda: queue().oldest_age)
+        metrics.gauge("jobs_running", "Videos that are being scored.", lambda: queue().running)
+        metrics.gauge("queue_images", "Pictures that wait.", lambda: self.pictures.waiting)
+        metrics.gauge("images_running", "Pictures that are being scored.", lambda: self.pictures.running)
+        metrics.gauge("queue_faces", "Faces that wait for the model.", lambda: self.batcher.waiting)
+        metrics.gauge("live_sessions", "Browser cameras that are being scored.", lambda: self.live_sessions)
+        metrics.gauge("event_readers", "Connections that follow events.", lambda: self.event_readers)
+        metrics.states(
+            "decoder_kills",
+            "Decoders that were killed or died.",
+            "reason",
+            lambda: dict(self.decoders.kills),
+            total=True,
+        )
+        metrics.states("streams", "Live sources by state.", "state", self.watchers.states, total=False)
+
+
+def state_of(connection: HTTPConnection) -> State:
+    """The state behind a request."""
+    return cast(State, connection.app.state.service)

@@ -1,0 +1,107 @@
+"""Live sources that the operator named: started, followed, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Response
+from fastapi.responses import JSONResponse
+
+from fakeface_jax.errors import ConfigError
+from service.batching import Busy
+from service.http.callers import Asker, Caller
+from service.http.following import follow
+from service.http.problems import Problem, responses
+from service.http.schemas import StreamData, StreamList, StreamRequest
+from service.http.state import State, state_of
+from service.live import Watched
+
+router = APIRouter(prefix="/v1", tags=["streams"])
+
+StateHere = Annotated[State, Depends(state_of)]
+
+
+@router.post(
+    "/streams",
+    summary="Watch a live source",
+    status_code=201,
+    response_model=StreamData,
+    responses={
+        201: {"headers": {"Location": {"description": "Of the stream.", "schema": {"type": "string"}}}},
+        **responses(401, 403, 404, 422, 429, 503),
+    },
+)
+async def start_stream(wanted: StreamRequest, caller: Caller, state: StateHere) -> JSONResponse:
+    """One that the operator of this service named; addresses of clients are never opened."""
+    try:
+        one = await asyncio.to_thread(state.watchers.start, wanted.source, caller.owner)
+    except ConfigError as error:
+        raise Problem(404, str(error)) from error
+    except Busy:
+        state.metrics.refused.labels("streams").inc()
+        raise
+    return JSONResponse(one.to_dict(), 201, headers={"Location": f"/v1/streams/{one.id}"})
+
+
+@router.get("/streams", summary="List watched sources", response_model=StreamList, responses=responses(401, 403, 429))
+async def list_streams(caller: Caller, state: StateHere) -> JSONResponse:
+    """Those of the token that asks, the newest first."""
+    return JSONResponse({"streams": [one.to_dict() for one in state.watchers.list(caller.owner)]})
+
+
+@router.get(
+    "/streams/{stream_id}",
+    summary="A watched source",
+    response_model=StreamData,
+    responses=responses(401, 403, 404, 429),
+)
+async def get_stream(stream_id: str, caller: Caller, state: StateHere) -> JSONResponse:
+    """Its rolling scores."""
+    return JSONResponse(_find(state, caller, stream_id).to_dict())
+
+
+@router.get(
+    "/streams/{stream_id}/events",
+    summary="Follow a watched source",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Server-sent events: state, second (rolling scores), verdict (changes), summary, end.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **responses(401, 403, 404, 429, 503),
+    },
+)
+async def stream_events(
+    stream_id: str,
+    caller: Caller,
+    state: StateHere,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> Response:
+    """What happened so far, as far as it is kept, and what happens, until it ends."""
+    one = _find(state, caller, stream_id)
+    channel = state.hub.find(one.id)
+    if channel is None or one.ended is not None:
+        return follow(state, None, [("end", one.to_dict())], last_event_id)
+    return follow(state, channel, [], last_event_id)
+
+
+@router.delete(
+    "/streams/{stream_id}",
+    summary="Stop watching",
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 403, 404, 429),
+)
+async def stop_stream(stream_id: str, caller: Caller, state: StateHere) -> Response:
+    """Ends it, and forgets it."""
+    state.watchers.forget(_find(state, caller, stream_id))
+    return Response(status_code=204)
+
+
+def _find(state: State, caller: Asker, stream_id: str) -> Watched:
+    one = state.watchers.find(caller.owner, stream_id)
+    if one is None:
+        raise Problem(404, "no such stream, or it was stopped")
+    return one

@@ -1,0 +1,361 @@
+"""Videos: sent, queued as jobs, followed, fetched, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fakeface_jax.errors import ConfigError
+from service.addresses import AllowList
+from service.fetching import fetch
+from service.http.bodies import receive
+from service.http.callers import Asker, Caller
+from service.http.following import follow
+from service.http.images import FILE_BODY, count_bytes, page_response, wants_html
+from service.http.problems import Problem, responses
+from service.http.schemas import Crops, JobData, JobList, VideoByUrl
+from service.http.state import State, state_of
+from service.jobs import SAMPLING_FIELDS
+from service.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
+from video.aggregation import check_rule
+from video.sampling import Sampling
+
+router = APIRouter(prefix="/v1", tags=["videos"])
+
+_RETRY_QUEUE = "30"
+
+StateHere = Annotated[State, Depends(state_of)]
+
+
+class _Fields(BaseModel):
+    """What is asked for of a video, from query or form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    frames: int | None = None
+    fps: float | None = None
+    every: int | None = None
+    faces: int | None = None
+    start: float | None = None
+    end: float | None = None
+    rule: str | None = None
+    annotate: bool = False
+    crops: bool = True
+    keep_media: bool = False
+
+
+_FIELDS_SCHEMA: dict[str, Any] = {
+    name: {key: value for key, value in part.items() if key != "title"}
+    for name, part in _Fields.model_json_schema()["properties"].items()
+}
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}, **_FIELDS_SCHEMA},
+                }
+            },
+            "video/mp4": FILE_BODY["requestBody"]["content"]["image/jpeg"],
+            "application/octet-stream": FILE_BODY["requestBody"]["content"]["image/jpeg"],
+            "application/json": {"schema": {"$ref": "#/components/schemas/VideoByUrl"}},
+        },
+    }
+}
+
+_JOB_LOCATION = {"Location": {"description": "Of the job.", "schema": {"type": "string"}}}
+
+
+@router.post(
+    "/videos",
+    summary="Have a video scored",
+    status_code=202,
+    response_model=JobData,
+    responses={
+        200: {
+            "description": "This was asked before: by the same key, or of the same media with the same settings.",
+            "model": JobData,
+            "headers": _JOB_LOCATION,
+        },
+        202: {"description": "The job is in the queue.", "headers": _JOB_LOCATION},
+        **responses(400, 401, 403, 408, 413, 422, 429, 503),
+    },
+    openapi_extra=_BODY,
+)
+async def create_job(
+    request: Request,
+    caller: Caller,
+    state: StateHere,
+    fields: Annotated[_Fields, Query()],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[!-~ ]+$")] = None,
+    name: Annotated[str | None, Query(max_length=1024, include_in_schema=False)] = None,
+) -> JSONResponse:
+    """Takes the video, puts it into the queue, and answers at once.
+
+    Send the file as the field `file` of a form, or as the body with the settings in the query; or, where `urls` of
+    /v1/info says so, its address as JSON. A request that is repeated with its `Idempotency-Key` makes no second job.
+    """
+    limits = state.config.limits
+    room = {
+        "max_waiting": caller.token.waiting_jobs if caller.token is not None else None,
+        "max_waiting_total": limits.jobs_waiting,
+    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_no_room(state))
+        # Before the upload, so that it is not sent in vain; a request that is repeated finds its job in any case.
+        if idempotency_key is None:
+            await asyncio.to_thread(state.store.check_room, caller.owner, **room)
+        target = await asyncio.to_thread(state.store.incoming)
+        stack.callback(target.unlink, missing_ok=True)
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
+            shown, size, sha256, settings = await _fetch(request, caller, state, target)
+        else:
+            upload = await receive(
+                request, most=limits.video_bytes, idle=limits.idle, total=limits.upload, target=target, name=name
+            )
+            shown, size, sha256 = upload.name, upload.size, upload.sha256
+            settings = _settings({**request.query_params, **upload.fields} if upload.fields else fields)
+        await count_bytes(state, caller, size)
+        try:
+            job, created = await asyncio.to_thread(
+                state.store.create_job,
+                owner=caller.owner,
+                name=shown,
+                media=target,
+                media_sha256=sha256,
+                media_bytes=size,
+                settings=settings,
+                model_id=state.classifier.bundle.id,
+                idempotency_key=idempotency_key,
+                **room,
+            )
+        except IdempotencyConflict as error:
+            raise Problem(422, str(error)) from error
+    if created and job.state == "queued":
+        state.hub.channel(job.id).send("state", {"state": "queued", "attempt": 0})
+        state.runner.wake()
+    fresh = created and not job.cached
+    return JSONResponse(state.job_data(job), 202 if fresh else 200, headers={"Location": f"/v1/jobs/{job.id}"})
+
+
+@contextlib.contextmanager
+def _no_room(state: State) -> Iterator[None]:
+    try:
+        yield
+    except QueueFull as error:
+        state.metrics.refused.labels("jobs").inc()
+        raise Problem(503, str(error), {"Retry-After": _RETRY_QUEUE}) from error
+
+
+def _settings(fields: _Fields | Mapping[str, str]) -> dict[str, Any]:
+    """Settings in one spelling, so that the same ones are known again.
+
+    Raises:
+        Problem: 422 for one that cannot be used.
+    """
+    try:
+        if not isinstance(fields, _Fields):
+            fields = _Fields.model_validate({key: value for key, value in fields.items() if key != "name"})
+        sampling = Sampling(**{name: getattr(fields, name) for name in SAMPLING_FIELDS}).resolved()
+        if fields.rule is not None:
+            check_rule(fields.rule)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise Problem(422, f"{'.'.join(map(str, found['loc']))[:64]}: {found['msg']}") from None
+    except ConfigError as error:
+        raise Problem(422, str(error)) from None
+    chosen = {name: getattr(sampling, name) for name in SAMPLING_FIELDS if getattr(sampling, name) is not None}
+    rest = {name: getattr(fields, name) for name in ("annotate", "crops", "keep_media")}
+    return chosen | rest | ({"rule": fields.rule} if fields.rule is not None else {})
+
+
+async def _fetch(request: Request, caller: Asker, state: State, target: Path) -> tuple[str, int, str, dict[str, Any]]:
+    hosts, limits = state.config.url_hosts, state.config.limits
+    if not hosts:
+        raise Problem(403, "this service opens no addresses; send the file itself")
+    body = await receive(request, most=64 * 1024, idle=limits.idle, total=limits.idle)
+    try:
+        wanted = VideoByUrl.model_validate_json(body.data)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise Problem(422, f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}") from None
+    settings = _settings(_Fields(**wanted.model_dump(exclude={"url"})))
+    file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=limits.video_bytes)
+    return file.name, file.bytes, file.sha256, settings
+
+
+async def _job(state: State, caller: Asker, job_id: str) -> Job:
+    job = await asyncio.to_thread(state.store.job, caller.owner, job_id)
+    if job is None:
+        raise Problem(404, "no such job, or it was deleted")
+    return job
+
+
+@router.get(
+    "/jobs", summary="List jobs, the newest first", response_model=JobList, responses=responses(401, 403, 422, 429)
+)
+async def list_jobs(
+    caller: Caller,
+    state: StateHere,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    before: Annotated[str | None, Query(max_length=200, description="`next` of the list before.")] = None,
+) -> JSONResponse:
+    """Those of the token that asks."""
+    try:
+        jobs, cursor = await asyncio.to_thread(state.store.jobs, caller.owner, limit=limit, before=before)
+    except InvalidCursor as error:
+        raise Problem(422, str(error)) from error
+    return JSONResponse({"jobs": [state.job_data(job) for job in jobs], "next": cursor})
+
+
+@router.get("/jobs/{job_id}", summary="A job", response_model=JobData, responses=responses(401, 403, 404, 429))
+async def get_job(job_id: str, caller: Caller, state: StateHere) -> JSONResponse:
+    """Where it stands, and its verdict once there is one."""
+    return JSONResponse(state.job_data(await _job(state, caller, job_id)))
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    summary="Delete a job, its media and its report",
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 403, 404, 429),
+)
+async def delete_job(job_id: str, caller: Caller, state: StateHere) -> Response:
+    """A job that runs is stopped."""
+    if not await asyncio.to_thread(state.store.delete, caller.owner, job_id):
+        raise Problem(404, "no such job, or it was deleted")
+    state.runner.cancel(job_id)
+    state.hub.drop(job_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    summary="Follow a job",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Server-sent events: state, progress, frame (scores of one frame), verdict, end.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **responses(401, 403, 404, 429, 503),
+    },
+)
+async def job_events(
+    job_id: str,
+    caller: Caller,
+    state: StateHere,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> Response:
+    """What happened so far, and what happens, until the job ends."""
+    job = await _job(state, caller, job_id)
+    if job.state in ("done", "failed"):
+        told = [("state", {"state": str(job.state), "attempt": job.attempt}), ("end", state.job_data(job))]
+        return follow(state, None, told, last_event_id)
+    return follow(state, state.hub.channel(job.id), [], last_event_id)
+
+
+@router.get(
+    "/jobs/{job_id}/report",
+    summary="What was found in the video",
+    response_class=JSONResponse,
+    responses={
+        200: {
+            "description": "The report, as `fakeface score --format json` writes it, or the page to read.",
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/Report.video"}},
+                "text/html": {"schema": {"type": "string"}},
+            },
+        },
+        **responses(401, 403, 404, 409, 422, 429),
+    },
+)
+async def get_report(
+    request: Request,
+    job_id: str,
+    caller: Caller,
+    state: StateHere,
+    format: Annotated[str | None, Query(pattern="^(json|html)$")] = None,
+) -> Response:
+    """JSON, or HTML by `Accept: text/html` or `format=html`."""
+    job = await _job(state, caller, job_id)
+    _check_done(job)
+    if format == "html" or (format is None and wants_html(request)):
+        path = _artefact(state, job, "page.html", "it was made with crops=false")
+        return page_response(await asyncio.to_thread(path.read_text, encoding="utf-8"))
+    text = await asyncio.to_thread(state.store.report, caller.owner, job_id)
+    if text is None:
+        raise Problem(404, "no such job, or it was deleted")
+    return Response(text, media_type="application/json")
+
+
+@router.get(
+    "/jobs/{job_id}/crops",
+    summary="The most and the least suspicious faces",
+    response_model=Crops,
+    responses=responses(401, 403, 404, 409, 429),
+)
+async def get_crops(job_id: str, caller: Caller, state: StateHere) -> Response:
+    """As the model saw them, with a map of what each score rests on."""
+    job = await _job(state, caller, job_id)
+    _check_done(job)
+    path = _artefact(state, job, "crops.json", "it was made with crops=false")
+    text = await asyncio.to_thread(path.read_text, encoding="utf-8")
+    return Response(json.dumps({"crops": json.loads(text)}), media_type="application/json")
+
+
+@router.get(
+    "/jobs/{job_id}/annotated",
+    summary="The video with boxes, scores and a timeline",
+    response_class=FileResponse,
+    responses={200: {"content": {"video/mp4": {}}}, **responses(401, 403, 404, 409, 416, 429)},
+)
+async def get_annotated(job_id: str, caller: Caller, state: StateHere) -> FileResponse:
+    """Where it was asked for with `annotate`."""
+    job = await _job(state, caller, job_id)
+    _check_done(job)
+    path = _artefact(state, job, "annotated.mp4", "ask for it with annotate=true")
+    return FileResponse(path, media_type="video/mp4", filename="annotated.mp4")
+
+
+@router.get(
+    "/jobs/{job_id}/media",
+    summary="The video itself",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}, **responses(401, 403, 404, 409, 416, 429)},
+)
+async def get_media(job_id: str, caller: Caller, state: StateHere) -> FileResponse:
+    """Where it was kept with `keep_media`."""
+    job = await _job(state, caller, job_id)
+    _check_done(job)
+    if not job.keep_media:
+        raise Problem(404, "the video was deleted after the job; keep_media=true keeps it")
+    path = _artefact(state, job, "media", "it was deleted")
+    return FileResponse(path, media_type="application/octet-stream", filename="media")
+
+
+def _check_done(job: Job) -> None:
+    if job.state == "failed":
+        raise Problem(409, f"the job failed: {job.error}")
+    if job.state != "done":
+        raise Problem(409, f"the job is {job.state}; follow its events", {"Retry-After": "2"})
+
+
+def _artefact(state: State, job: Job, kind: Any, remedy: str) -> Path:
+    path = state.store.artefact(job.id, kind)
+    if not path.is_file():
+        raise Problem(404, f"this job has none ({remedy})")
+    return path

@@ -1,0 +1,1 @@
+"""Media decoded in processes that can do nothing else."""

@@ -1,0 +1,74 @@
+"""The service, running in a thread of this process on a free port, with the model that ships."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.faces import create_detector
+from service.http.app import create_app
+from service.http.state import State
+from service.settings import ServiceConfig
+from service.storage.store import Store
+
+
+@functools.cache
+def shipped() -> FaceClassifier:
+    """Loaded once per process."""
+    return FaceClassifier.load()
+
+
+class Running:
+    """What a test needs of it."""
+
+    def __init__(self, url: str, state: State) -> None:
+        self.url, self.state = url, state
+
+
+@contextlib.contextmanager
+def running_service(
+    directory: Path, config: ServiceConfig = ServiceConfig(), *, ready: bool = True
+) -> Iterator[Running]:
+    """The service until the end of the block."""
+    store = Store(directory)
+    classifier = shipped()
+    app = create_app(config, store, classifier, functools.partial(create_detector, classifier.spec.detector))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    )
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(server.serve())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            thread.join(0.01)
+        if errors:
+            raise errors[0]
+        state: Any = app.state.service
+        if ready:
+            assert state.ready.wait(120), "the model was not ready in two minutes"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Running(f"http://127.0.0.1:{port}", state)
+    finally:
+        state_of = getattr(app.state, "service", None)
+        if state_of is not None:
+            state_of.hub.close()
+        server.should_exit = True
+        thread.join(30)
+        store.close()
+        assert not thread.is_alive(), "the server did not end"
