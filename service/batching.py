@@ -198,7 +198,7 @@ class _Shared(FaceClassifier):
 
     def __init__(self, batcher: Batcher, inner: FaceClassifier, ticket: Ticket) -> None:
         # Not the base class's: the model is loaded already.
-        self.bundle, self.spec = inner.bundle, inner.spec
+        self.bundle, self.spec, self.backend = inner.bundle, inner.spec, inner.backend
         self._batcher, self._inner, self._ticket = batcher, inner, ticket
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:

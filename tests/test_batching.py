@@ -20,7 +20,7 @@ class SlowModel:
     def __init__(self, *, held: bool = False) -> None:
         self.sizes: list[int] = []
         self.go = threading.Event()
-        self.bundle, self.spec = SimpleNamespace(id="x"), SimpleNamespace(name="x")
+        self.bundle, self.spec, self.backend = SimpleNamespace(id="x"), SimpleNamespace(name="x"), None
         if not held:
             self.go.set()
 

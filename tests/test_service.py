@@ -248,7 +248,7 @@ def test_a_video_becomes_a_job_whose_events_tell_its_story(client: httpx.Client)
     assert job["state"] in ("queued", "running")
     events = events_of(client, f"/v1/jobs/{job['id']}/events")
     kinds = [kind for kind, _, _ in events]
-    assert [data["state"] for kind, data, _ in events if kind == "state"] == ["queued", "running", "done"]
+    assert [data["state"] for kind, data, _ in events if kind == "state"][-2:] == ["running", "done"]
     assert kinds.count("frame") == 8
     assert kinds.index("verdict") < kinds.index("end") == len(kinds) - 1
     assert [data for kind, data, _ in events if kind == "progress"][-1] == {"done": 8, "total": 8}

@@ -17,6 +17,7 @@ import numpy as np
 from starlette.requests import HTTPConnection
 
 from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier
+from fakeface_jax.explain import heatmap
 from fakeface_jax.faces import FaceDetector
 from service.batching import Batcher
 from service.events import EventHub
@@ -150,6 +151,8 @@ class State:
             self.classifier.calibrated_logits(np.zeros((batch, size, size, 3), np.uint8))
         self.make_detector().detect(np.zeros((480, 640, 3), np.uint8))
         self.ready.set()
+        # The gradient behind heat maps takes longer to compile than anything else, and is needed later if at all.
+        heatmap(self.classifier, np.zeros((1, size, size, 3), np.uint8))
 
     def needs_token(self) -> bool:
         """Whether somebody without a token is refused: beyond this machine, or once there are tokens."""

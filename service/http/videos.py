@@ -144,7 +144,6 @@ async def create_job(
         except IdempotencyConflict as error:
             raise Problem(422, str(error)) from error
     if created and job.state == "queued":
-        state.hub.channel(job.id).send("state", {"state": "queued", "attempt": 0})
         state.runner.wake()
     fresh = created and not job.cached
     return JSONResponse(state.job_data(job), 202 if fresh else 200, headers={"Location": f"/v1/jobs/{job.id}"})
@@ -261,11 +260,20 @@ async def job_events(
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Response:
     """What happened so far, and what happens, until the job ends."""
-    job = await _job(state, caller, job_id)
+    await _job(state, caller, job_id)
+    channel = state.hub.channel(job_id)
+    # Asked again, now that there is a channel: a job that ends from here on tells it, one that has ended does not.
+    job = await asyncio.to_thread(state.store.job, caller.owner, job_id)
+    if job is None or job.state in ("done", "failed"):
+        state.hub.drop(job_id)
+    if job is None:
+        raise Problem(404, "no such job, or it was deleted")
+    told: list[tuple[str, dict[str, Any]]] = []
+    if job.state != "running":  # the channel has that
+        told.append(("state", {"state": str(job.state), "attempt": job.attempt}))
     if job.state in ("done", "failed"):
-        told = [("state", {"state": str(job.state), "attempt": job.attempt}), ("end", state.job_data(job))]
-        return follow(state, None, told, last_event_id)
-    return follow(state, state.hub.channel(job.id), [], last_event_id)
+        return follow(state, None, [*told, ("end", state.job_data(job))], last_event_id)
+    return follow(state, channel, told, last_event_id)
 
 
 @router.get(
