@@ -21,12 +21,15 @@ export class Check {
     this.current = null;
     this.copies = new Map(); // files of this page's jobs, so that their videos play without being sent back
     this.#limits();
-    for (const id of ["file", "camera"])
-      byId(id).addEventListener("change", (event) => {
-        const [file] = event.target.files;
+    for (const field of [byId("file"), byId("camera")]) {
+      const chosen = () => {
+        const [file] = field.files;
         if (file) this.take(file);
-        event.target.value = ""; // the same file may be chosen again
-      });
+        field.value = ""; // the same file may be chosen again
+      };
+      field.addEventListener("change", chosen);
+      queueMicrotask(chosen); // somebody was faster than this script
+    }
     this.#dropping();
     document.addEventListener("paste", (event) => this.#pasted(event));
     byId("settings").addEventListener("submit", (event) => event.preventDefault());
