@@ -64,6 +64,7 @@ class BundleSpec:
         operating_points: thresholds at stated error rates.
         bands: the verdict bands in force.
         video: the same for scores of whole videos; None where that was not fitted.
+        int8: ranges of activations, by layer, where the model computes in int8 (`fakeface_jax.backends.int8`).
         provenance: data, licences, command, versions, device: free-form, for people and reports.
         metrics: per source, on the test split: free-form, for people and reports.
     """
@@ -77,6 +78,7 @@ class BundleSpec:
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
     video: VideoDecision | None = None
+    int8: Mapping[str, tuple[float, float]] | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -90,12 +92,16 @@ class Bundle:
         weights: parameter path (joined by dots) to float array.
         id: sha256 over weights and specification without its metrics; reports quote it.
         path: where it was loaded from.
+        reference: uncalibrated logits of `fakeface_jax.backends.reference.probe_crops`, by JAX when the bundle was
+            saved, or in int8 where it computes so; None in bundles of older releases, and for networks that JAX alone
+            runs.
     """
 
     spec: BundleSpec
     weights: Mapping[str, np.ndarray]
     id: str
     path: Path
+    reference: tuple[float, ...] | None = None
 
 
 def save_bundle(
@@ -122,12 +128,14 @@ def save_bundle(
 
     directory = Path(directory)
     _check_replaceable(directory)
-    data = save(_stored(weights, dtype))
+    stored = _stored(weights, dtype)
+    data = save(stored)
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **dataclasses.asdict(spec),
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
+        "reference": _reference(spec, stored),
     }
     try:
         document["sha256"] = _fingerprint(document)
@@ -170,6 +178,18 @@ def _stored(weights: Mapping[str, np.ndarray], dtype: np.dtype | type) -> dict[s
         if not np.isfinite(stored[key]).all():
             raise BundleError(f"weight {key} is not finite as {np.dtype(dtype).name}; train again or store it wider")
     return stored
+
+
+def _reference(spec: BundleSpec, stored: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """What a backend will be checked by; None where JAX alone will run the network."""
+    from fakeface_jax.backends.layers import inference_layers
+    from fakeface_jax.backends.reference import int8_logits, reference_logits
+
+    weights = {key: np.asarray(value, np.float32) for key, value in stored.items()}
+    if inference_layers(spec.model, weights) is None:
+        return None
+    answer = reference_logits if spec.int8 is None else int8_logits
+    return {"logits": [float(value) for value in answer(spec, weights)]}
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
@@ -232,8 +252,9 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     except SafetensorError as error:
         raise BundleError(f"{path}: {WEIGHTS} is no safetensors file: {error}; get the bundle again") from error
     # Measuring a model does not make it another one: what reports quote is the same before and after.
-    identity = _fingerprint({key: value for key, value in document.items() if key != "metrics"})
-    return Bundle(spec=_parse_spec(document, path), weights=weights, id=identity, path=path)
+    identity = _fingerprint({key: value for key, value in document.items() if key not in ("metrics", "reference")})
+    spec, reference = _parse_spec(document, path), _parse_reference(document, path)
+    return Bundle(spec=spec, weights=weights, id=identity, path=path, reference=reference)
 
 
 def _place(path: str | os.PathLike[str] | None) -> Path:
@@ -263,11 +284,31 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             calibration=Calibration(**document["calibration"]),
             operating_points=_parse_points(document["operating_points"]),
             video=_parse_video(document.get("video")),  # older bundles have none
+            int8=_parse_ranges(document.get("int8")),
             provenance=document["provenance"],
             metrics=document["metrics"],
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error
+
+
+def _parse_reference(document: Mapping[str, Any], path: Path) -> tuple[float, ...] | None:
+    found = document.get("reference")
+    if found is None:
+        return None
+    try:
+        return tuple(float(value) for value in found["logits"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error
+
+
+def _parse_ranges(ranges: Mapping[str, Any] | None) -> dict[str, tuple[float, float]] | None:
+    if ranges is None:
+        return None
+    found = {str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}
+    if not all(np.isfinite(ends).all() and ends[0] < ends[1] for ends in found.values()):
+        raise ValueError("a range of an int8 activation")
+    return found
 
 
 def _parse_points(points: Sequence[Mapping[str, Any]]) -> tuple[OperatingPoint, ...]:

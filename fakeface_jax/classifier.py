@@ -1,6 +1,6 @@
 """Face crops in, calibrated P(fake) and a verdict out.
 
-Batches are padded to a few fixed sizes, so that XLA compiles at most that many programs however many faces come.
+What computes is a backend (`fakeface_jax/backends/`); the answers are the same whichever it is.
 
 Example:
     >>> classifier = FaceClassifier.load()
@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,14 +18,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from fakeface_jax.backends.choice import BackendName, create_backend
+from fakeface_jax.backends.xla import BATCH_SIZES as BATCH_SIZES
+from fakeface_jax.backends.xla import JaxBackend
 from fakeface_jax.bundle import Bundle, load_bundle
 from fakeface_jax.decision import sigmoid
-from fakeface_jax.errors import BundleError, ConfigError
+from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Face, crop_face, whole_image_box
 from fakeface_jax.labels import Verdict
-
-BATCH_SIZES = (1, 8, 32)
-"""Padded batch sizes; more faces are split into several batches of the largest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,33 +48,24 @@ class FaceScore:
 class FaceClassifier:
     """A bundle, ready to score.
 
+    Attributes:
+        bundle: from `load_bundle`.
+        spec: what the bundle says of itself.
+        backend: what runs the network; its `name` is that of the distribution.
+
     Args:
         bundle: from `load_bundle`.
+        backend: `auto`, `openvino` or `jax`, see `fakeface_jax.backends.choice`.
+
+    Raises:
+        BundleError: the network is unknown to this release, or the weights are not its own.
+        ConfigError: an unknown backend, or one that cannot run this network.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        import jax
-        import jax.numpy as jnp
-
-        from fakeface_jax.models import apply_function
-
+    def __init__(self, bundle: Bundle, *, backend: BackendName = "auto") -> None:
         self.bundle = bundle
         self.spec = bundle.spec
-        try:
-            apply, state = apply_function(bundle.spec.model, bundle.weights)
-        except ConfigError as error:
-            raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
-        except BundleError as error:
-            raise BundleError(f"{bundle.path}: {error}; get the bundle again") from error
-        mean = np.asarray(bundle.spec.normalization.mean, np.float32)
-        std = np.asarray(bundle.spec.normalization.std, np.float32)
-
-        def logits(state: Any, crops: Any) -> Any:  # traced
-            pixels = (crops.astype(jnp.float32) / 255.0 - mean) / std
-            return apply(state, pixels)
-
-        self._state = jax.device_put(state)
-        self._logits = jax.jit(logits)
+        self.backend = create_backend(bundle, backend)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> FaceClassifier:
@@ -91,21 +83,20 @@ class FaceClassifier:
         size = self.spec.crop.size
         if crops.shape[1:] != (size, size, 3):
             raise ConfigError(f"crops are {crops.shape[1:]}, the model takes {(size, size, 3)}")
-        parts = []
-        for start in range(0, len(crops), BATCH_SIZES[-1]):
-            part = crops[start : start + BATCH_SIZES[-1]]
-            padded = next(batch for batch in BATCH_SIZES if batch >= len(part))
-            batch = np.zeros((padded, *part.shape[1:]), np.uint8)
-            batch[: len(part)] = part
-            parts.append(np.asarray(self._logits(self._state, batch))[: len(part)])
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return self.backend.logits(crops)
 
     def logits_function(self) -> tuple[Callable[[Any, Any], Any], Any]:
         """A pure function `(state, crops) -> uncalibrated logits` and its state, for JAX to differentiate or compile.
 
         Crops are of `spec.crop.size`, 0 to 255 and not normalised; given as float32, they have a gradient.
         """
-        return self._logits, self._state
+        jax = self._jax
+        return jax.function, jax.state
+
+    @functools.cached_property
+    def _jax(self) -> JaxBackend:
+        """Made when a gradient is wanted: scoring alone need not import JAX."""
+        return self.backend if isinstance(self.backend, JaxBackend) else JaxBackend(self.bundle)
 
     def calibrated_logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
         """Calibrated logits; their sigmoid is P(fake)."""

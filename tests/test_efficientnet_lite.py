@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fakeface_jax import lite
 from fakeface_jax.bundle import BundleSpec, Normalization, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.augment import NO_AUGMENTATION
@@ -44,9 +45,9 @@ STILL = {"dropout": 0.0, "drop_path": 0.0}
 @pytest.fixture
 def small(monkeypatch):
     """The network with a stem, two stages of one and two blocks, and a head."""
-    first = efficientnet_lite._STAGES[0]
-    monkeypatch.setattr(efficientnet_lite, "_STAGES", (first, efficientnet_lite._Stage(5, 2, 2, 16, 2), first))
-    monkeypatch.setattr(efficientnet_lite, "_HEAD", 24)
+    first = lite._STAGES[0]
+    monkeypatch.setattr(lite, "_STAGES", (first, (5, 2, 2, 16, 2), first))
+    monkeypatch.setattr(efficientnet_lite, "HEAD", 24)
     monkeypatch.setattr(efficientnet_lite, "STAGES", 5)
 
     def build(**settings):

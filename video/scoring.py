@@ -182,7 +182,7 @@ def score_video(
         aggregation=rule,
         settings={
             **score_settings(),
-            "versions": {name: version(name) for name in ("fakeface-jax", "jax", "opencv-python")},
+            "versions": {name: version(name) for name in ("fakeface-jax", classifier.backend.name, "opencv-python")},
         },
         seconds=clock.lap("aggregate"),
         frames_read=counters.read,

@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -21,45 +20,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from fakeface_jax.errors import ConfigError
+from fakeface_jax.lite import EPSILON, HEAD, SCALES, STEM, STRIDES, LiteBlock, lite_stages
 from fakeface_jax.models.depthwise import channel_moments, depthwise_conv, scale_channels
 from fakeface_jax.models.layers import pointwise_conv, stem_conv
-
-EPSILON = 1e-3
-"""Added to variances, as in the published weights."""
 
 MOMENTUM = 0.98
 """Of the running statistics. TensorFlow's 0.99 suits runs of 100,000 steps; fine-tuning takes some thousands."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stage:
-    kernel: int
-    stride: int
-    expansion: int
-    channels: int
-    repeats: int
-
-
-_STAGES = (
-    _Stage(3, 1, 1, 16, 1),
-    _Stage(3, 2, 6, 24, 2),
-    _Stage(5, 2, 6, 40, 2),
-    _Stage(3, 2, 6, 80, 3),
-    _Stage(5, 1, 6, 112, 3),
-    _Stage(5, 2, 6, 192, 4),
-    _Stage(3, 1, 6, 320, 1),
-)
-_STEM, _HEAD = 32, 1280
-_SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
-"""Width and depth factors of the variants."""
-
-STAGES = len(_STAGES) + 2
+STAGES = len(STRIDES) + 2
 """Stem, seven stages of blocks, head: what can be frozen from the input on."""
-
-
-def _channels(count: int, width: float) -> int:
-    rounded = max(8, int(count * width + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * count * width else rounded
 
 
 class BatchNorm(nnx.Module):
@@ -91,17 +61,16 @@ class BatchNorm(nnx.Module):
 class _Block(nnx.Module):
     """Inverted residual (Sandler et al., 2018): expand, depthwise, project; the input is added where shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, stage: _Stage, stride: int, rngs: nnx.Rngs) -> None:
-        inner = inputs * stage.expansion
-        self.stride = stride
-        self.residual = stride == 1 and inputs == outputs
-        self.expand = nnx.Param(_pointwise_init(rngs, inputs, inner)) if stage.expansion != 1 else None
-        self.expand_norm = BatchNorm(inner) if stage.expansion != 1 else None
-        fan = math.sqrt(2.0 / stage.kernel**2)
-        self.depthwise = nnx.Param(fan * jax.random.normal(rngs.params(), (stage.kernel, stage.kernel, inner)))
+    def __init__(self, block: LiteBlock, rngs: nnx.Rngs) -> None:
+        inner = block.inputs * block.expansion
+        self.stride, self.residual = block.stride, block.residual
+        self.expand = nnx.Param(_pointwise_init(rngs, block.inputs, inner)) if block.expansion != 1 else None
+        self.expand_norm = BatchNorm(inner) if block.expansion != 1 else None
+        fan = math.sqrt(2.0 / block.kernel**2)
+        self.depthwise = nnx.Param(fan * jax.random.normal(rngs.params(), (block.kernel, block.kernel, inner)))
         self.depthwise_norm = BatchNorm(inner)
-        self.project = nnx.Param(_pointwise_init(rngs, inner, outputs))
-        self.project_norm = BatchNorm(outputs)
+        self.project = nnx.Param(_pointwise_init(rngs, inner, block.outputs))
+        self.project_norm = BatchNorm(block.outputs)
 
     def __call__(self, x: jax.Array, *, use_batch: bool, keep: jax.Array | None) -> jax.Array:
         y = x
@@ -142,7 +111,7 @@ class EfficientNetLite(nnx.Module):
         frozen_stages: int = 0,
         running_statistics: bool = False,
     ) -> None:
-        if variant not in _SCALES:
+        if variant not in SCALES:
             raise ConfigError(f"EfficientNet-Lite {variant} is not known; there are 0, 1 and 2")
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype {dtype!r} is neither float32 nor bfloat16")
@@ -157,24 +126,17 @@ class EfficientNetLite(nnx.Module):
         self.size, self.dtype = size, jnp.dtype(dtype)
         self.dropout, self.drop_path = dropout, drop_path
         self.frozen_stages, self.running_statistics = frozen_stages, running_statistics
-        width, depth = _SCALES[variant]
-        self.stem = nnx.Param(math.sqrt(2.0 / 27) * jax.random.normal(rngs.params(), (3, 3, 3, _STEM)))
-        self.stem_norm = BatchNorm(_STEM)
-        self.stages: nnx.List[nnx.List[_Block]] = nnx.List()
-        inputs = _STEM
-        for index, stage in enumerate(_STAGES):
-            # Lite variants scale neither the stem, nor the head, nor the depth of the first and the last stage.
-            repeats = stage.repeats if index in (0, len(_STAGES) - 1) else math.ceil(stage.repeats * depth)
-            outputs = _channels(stage.channels, width)
-            blocks: nnx.List[_Block] = nnx.List()
-            for number in range(repeats):
-                blocks.append(_Block(inputs, outputs, stage, stage.stride if number == 0 else 1, rngs))
-                inputs = outputs
-            self.stages.append(blocks)
-        self.head = nnx.Param(_pointwise_init(rngs, inputs, _HEAD))
-        self.head_norm = BatchNorm(_HEAD)
+        self.stem = nnx.Param(math.sqrt(2.0 / 27) * jax.random.normal(rngs.params(), (3, 3, 3, STEM)))
+        self.stem_norm = BatchNorm(STEM)
+        stages = lite_stages(variant)
+        self.stages: nnx.List[nnx.List[_Block]] = nnx.List(
+            [nnx.List([_Block(block, rngs) for block in blocks]) for blocks in stages]
+        )
+        inputs = stages[-1][-1].outputs
+        self.head = nnx.Param(_pointwise_init(rngs, inputs, HEAD))
+        self.head_norm = BatchNorm(HEAD)
         # Small, so that fine-tuning starts from an undecided classifier instead of unlearning a random one.
-        self.classifier = nnx.Linear(_HEAD, 1, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
+        self.classifier = nnx.Linear(HEAD, 1, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
         """Logits of normalised pixels; positive means fake.
@@ -217,11 +179,11 @@ class EfficientNetLite(nnx.Module):
         for path, leaf in state:
             counts[self.stage_of(path)] += leaf[...].size
         names = ["stem", *(f"stage {n} ({len(blocks)} blocks)" for n, blocks in enumerate(self.stages, 1)), "head"]
-        side, channels = -(-self.size // 2), [_STEM, *(blocks[-1].project.shape[1] for blocks in self.stages), _HEAD]
+        side, channels = -(-self.size // 2), [STEM, *(blocks[-1].project.shape[1] for blocks in self.stages), HEAD]
         lines = [f"{'Stage':<34}{'Output shape':<26}{'Parameters':>12}", "-" * 72]
         for index, (name, count) in enumerate(zip(names, counts, strict=True)):
             if 0 < index < STAGES - 1:
-                side = -(-side // _STAGES[index - 1].stride)
+                side = -(-side // STRIDES[index - 1])
             frozen = ", frozen" if index < self.frozen_stages else ""
             lines.append(f"{name + frozen:<34}{f'(None, {side}, {side}, {channels[index]})':<26}{count:>12,}")
         lines += ["-" * 72, f"Total parameters: {sum(counts):,}"]

@@ -1,0 +1,59 @@
+"""A bundle that computes in int8: faster by whatever the CPU's integer arithmetic is faster, and a little less exact.
+
+The weights stay those of the bundle; what is added are the ranges of the activations, observed on training faces. The
+scores of the new bundle are its own, so it has another id, and its probabilities and thresholds have to be fitted
+again (`fakeface_jax.training.finish.calibrate`), as `scripts/quantize.py` does.
+
+Example:
+    >>> spec = dataclasses.replace(bundle.spec, int8=observed_ranges(bundle, crops))
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from fakeface_jax.backends.graph import PIXELS, build_observer, import_openvino
+from fakeface_jax.backends.layers import inference_layers
+from fakeface_jax.bundle import Bundle
+from fakeface_jax.errors import ConfigError
+
+FACES = 256
+"""Training faces that are enough; the ends of the ranges no longer move much."""
+
+
+def observed_ranges(bundle: Bundle, crops: UInt8[np.ndarray, "n s s 3"]) -> dict[str, tuple[float, float]]:
+    """The ranges of a network's activations on some crops, by the names of the layers that make them.
+
+    Pixels are bytes already. They are among the ranges where normalisation only scales them; where it moves their
+    zero, the first layer computes in float32, because rounding its input twice costs more than the layer.
+
+    Raises:
+        ConfigError: OpenVINO cannot run this network; no crops.
+    """
+    spec = bundle.spec
+    layers = inference_layers(spec.model, bundle.weights)
+    if layers is None:
+        raise ConfigError(f"{bundle.path}: only networks that OpenVINO runs can be computed in int8")
+    if not len(crops):
+        raise ConfigError("ranges of activations are observed on faces; there are none")
+    mean, std = spec.normalization.mean, spec.normalization.std
+    model, names = build_observer(layers, size=spec.crop.size, mean=mean, std=std)
+    compiled = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    seen = np.stack([request.infer({0: np.ascontiguousarray(crop[None])})[0].copy() for crop in crops])
+    low, high = seen[:, :, 0].min(axis=0), seen[:, :, 1].max(axis=0)
+    ranges = {name: _levelled(ends) for name, ends in zip(names, np.stack([low, high], axis=1), strict=True)}
+    del ranges[PIXELS]
+    if not any(mean) and len(set(std)) == 1:
+        ranges[PIXELS] = (0.0, 1.0 / std[0])
+    return ranges
+
+
+def _levelled(ends: Float32[np.ndarray, 2]) -> tuple[float, float]:
+    """A range of which 0 is one of the 256 levels: whatever was zero, padding too, stays zero."""
+    low, high = float(ends[0]), max(float(ends[1]), 1e-6)
+    if low >= 0:
+        return 0.0, high
+    step = max(-low / 128, high / 127)
+    return -128 * step, 127 * step

@@ -1,0 +1,73 @@
+"""What JAX answers to two crops that everybody can make: a bundle carries it, and other backends are checked by it.
+
+Example:
+    >>> agrees(backend.logits(probe_crops(224)), bundle.reference)
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from fakeface_jax.backends.xla import logits_and_state
+from fakeface_jax.bundle import BundleSpec
+from fakeface_jax.errors import ConfigError
+
+TOLERANCE = 1e-3
+"""In logits, and for large ones as a share of 1e-4 more: P(fake) then differs by less than 1e-3. Measured: 1e-5."""
+
+
+TOLERANCE_INT8 = 0.1
+"""The sums are whole numbers, but a value that lies between two levels is rounded one way or the other."""
+
+
+def probe_crops(size: int) -> UInt8[np.ndarray, "2 s s 3"]:
+    """Two crops, one smooth and one of noise, by whole numbers alone: the same for every machine and version."""
+    rows, columns, channels = np.meshgrid(*(np.arange(n, dtype=np.uint32) for n in (size, size, 3)), indexing="ij")
+    smooth = (rows * (180 - 60 * channels) + columns * (40 + 70 * channels)) // size
+    mixed = (rows * np.uint32(size) + columns) * np.uint32(3) + channels
+    for factor in (2654435761, 2246822519, 3266489917):  # multiplicative hashing
+        mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(factor)
+    return np.stack([smooth, mixed >> np.uint32(24)]).astype(np.uint8)
+
+
+def reference_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " 2"]:
+    """JAX's uncalibrated logits of `probe_crops`, computed on the CPU in float32.
+
+    Raises:
+        ConfigError: the network is unknown to this release.
+        BundleError: the weights are not its own.
+    """
+    import jax
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        logits, state = logits_and_state(spec, weights)
+        return np.asarray(jax.jit(logits)(state, probe_crops(spec.crop.size)), np.float32)
+
+
+def int8_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " 2"]:
+    """Uncalibrated logits of `probe_crops` in int8, which JAX has no say in.
+
+    Raises:
+        ConfigError: OpenVINO cannot run this network.
+    """
+    from fakeface_jax.backends.openvino import OpenVinoBackend
+
+    backend = OpenVinoBackend.of(spec, weights)
+    if backend is None:
+        raise ConfigError("only networks that OpenVINO runs can be computed in int8")
+    return backend.logits(probe_crops(spec.crop.size))
+
+
+def agrees(
+    answers: Float32[np.ndarray, " n"],
+    reference: Sequence[float] | Float32[np.ndarray, " m"],
+    *,
+    tolerance: float = TOLERANCE,
+) -> bool:
+    """Whether a backend's logits of `probe_crops` are those that the bundle states."""
+    expected = np.asarray(reference, np.float32)
+    return answers.shape == expected.shape and bool(np.allclose(answers, expected, atol=tolerance, rtol=tolerance / 10))

@@ -1,0 +1,80 @@
+"""A bundle's network run by JAX: on accelerators, for networks that nothing else runs, and for gradients.
+
+Batches are padded to a few fixed sizes, so that XLA compiles at most that many programs however many crops come.
+
+Example:
+    >>> JaxBackend(bundle).logits(crops)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from fakeface_jax.bundle import Bundle, BundleSpec
+from fakeface_jax.errors import BundleError, ConfigError
+
+BATCH_SIZES = (1, 8, 32)
+"""Padded batch sizes; more crops are split into several batches of the largest."""
+
+
+class JaxBackend:
+    """The network, compiled for JAX's default device.
+
+    Args:
+        bundle: from `load_bundle`.
+
+    Raises:
+        BundleError: the network is unknown to this release, or the weights are not its own.
+    """
+
+    name = "jax"
+
+    def __init__(self, bundle: Bundle) -> None:
+        import jax
+
+        try:
+            logits, state = logits_and_state(bundle.spec, bundle.weights)
+        except ConfigError as error:
+            raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
+        except BundleError as error:
+            raise BundleError(f"{bundle.path}: {error}; get the bundle again") from error
+        self.state = jax.device_put(state)
+        self.function = jax.jit(logits)
+
+    def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
+        """Uncalibrated logits, in order."""
+        parts = []
+        for start in range(0, len(crops), BATCH_SIZES[-1]):
+            part = crops[start : start + BATCH_SIZES[-1]]
+            padded = next(batch for batch in BATCH_SIZES if batch >= len(part))
+            batch = np.zeros((padded, *part.shape[1:]), np.uint8)
+            batch[: len(part)] = part
+            parts.append(np.asarray(self.function(self.state, batch))[: len(part)])
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def logits_and_state(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> tuple[Callable[[Any, Any], Any], Any]:
+    """A pure function `(state, crops) -> uncalibrated logits`, and its state.
+
+    Crops are of `spec.crop.size`, 0 to 255 and not normalised; given as float32, they have a gradient.
+
+    Raises:
+        ConfigError: the network is unknown to this release.
+        BundleError: the weights are not its own.
+    """
+    import jax.numpy as jnp
+
+    from fakeface_jax.models import apply_function
+
+    apply, state = apply_function(spec.model, weights)
+    mean = np.asarray(spec.normalization.mean, np.float32)
+    std = np.asarray(spec.normalization.std, np.float32)
+
+    def logits(state: Any, crops: Any) -> Any:  # traced
+        return apply(state, (crops.astype(jnp.float32) / 255.0 - mean) / std)
+
+    return logits, state
