@@ -25,12 +25,12 @@ from service.events import EventHub
 from service.pictures import LimitedDetector
 from service.sandbox.decoders import Decoders
 from service.settings import ServiceConfig
-from video.live import LiveScorer
+from video.live.records import LiveFrame, State
+from video.live.scorer import LiveScorer
+from video.live.streams import Stream
+from video.live.watch import Status, watch
 from video.report import plain
 from video.scoring import Decode
-from video.stream_records import LiveFrame, State
-from video.streams import Stream
-from video.watch import Status, watch
 
 _log = logging.getLogger("fakeface.streams")
 

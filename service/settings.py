@@ -11,7 +11,7 @@ import ipaddress
 import re
 
 from fakeface_jax.errors import ConfigError
-from video.redaction import display_address
+from video.live.redaction import display_address
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

@@ -12,9 +12,9 @@ import random
 
 import numpy as np
 
-from video.captures import ConnectionLost, Picture
-from video.stream_settings import StreamConfig
-from video.streams import Stream
+from video.live.captures import ConnectionLost, Picture
+from video.live.settings import StreamConfig
+from video.live.streams import Stream
 
 
 class SimulatedClock:

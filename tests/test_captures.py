@@ -14,10 +14,10 @@ from mjpeg_server import MjpegServer
 from simulated_stream import agrees
 
 from fakeface_jax.errors import ConfigError, MediaError
-from video.captures import StreamSource
-from video.redaction import display_address, display_host
-from video.stream_settings import StreamConfig
-from video.streams import Skip, State, Stream
+from video.live.captures import StreamSource
+from video.live.redaction import display_address, display_host
+from video.live.settings import StreamConfig
+from video.live.streams import Skip, State, Stream
 
 SECRET = "hunter2"
 ADDRESS = f"rtsp://admin:{SECRET}@camera.local:554/live"

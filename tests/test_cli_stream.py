@@ -20,7 +20,7 @@ from fakeface_jax.errors import ConfigError
 from service.cli import main
 from service.commands import streaming
 from service.commands.alerts import QUEUE, Webhook, save_evidence
-from video.live import Evidence
+from video.live.scorer import Evidence
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 SECRET = "hunter2"

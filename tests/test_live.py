@@ -18,11 +18,11 @@ from fakeface_jax.decision import Calibration, VerdictBands, VideoDecision
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import CropSpec, Face, crop_face
 from fakeface_jax.labels import Verdict
-from video.captures import ConnectionLost, DamagedPicture, Picture
-from video.live import LiveScorer, SteadyVerdict, VerdictChange
-from video.stream_records import LiveFrame, State, StateChange
-from video.stream_settings import LiveConfig
-from video.watch import Status, watch
+from video.live.captures import ConnectionLost, DamagedPicture, Picture
+from video.live.records import LiveFrame, State, StateChange
+from video.live.scorer import LiveScorer, SteadyVerdict, VerdictChange
+from video.live.settings import LiveConfig
+from video.live.watch import Status, watch
 
 FAKE_FROM, REAL_BELOW = 2.0, -2.0
 """Logits of the bands below."""
@@ -346,7 +346,7 @@ def test_a_quarter_of_a_minute():
 @needs_proc
 @pytest.mark.long
 def test_memory_is_flat_over_half_an_hour():
-    began = time.monotonic()
+    began, before = time.monotonic(), _peak()
     memory, last = half_an_hour(30)
     growth = memory[-1] - memory[4]
     counters = dataclasses.asdict(last.counters)
@@ -357,4 +357,9 @@ def test_memory_is_flat_over_half_an_hour():
     assert last.counters.reconnects > 20
     assert (last.counters.stalls, last.counters.stuck) == (10, 0)
     assert growth < 8
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 < memory[4] + 40
+    # Tests before this one may have used more.
+    assert _peak() < max(before + 1, memory[4] + 40)
+
+
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

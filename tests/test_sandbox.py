@@ -27,13 +27,13 @@ from service.sandbox import child as child_module
 from service.sandbox import seccomp
 from service.sandbox.child import Child
 from service.sandbox.decoders import DecodeLimits, Decoders
-from video.captures import ConnectionLost, StreamSource
 from video.frames import FrameSource, VideoFile
+from video.live.captures import ConnectionLost, StreamSource
+from video.live.settings import StreamConfig
+from video.live.streams import State, Stream
 from video.render import save_annotated_video
 from video.sampling import Sampling
 from video.scoring import score_image, score_video
-from video.stream_settings import StreamConfig
-from video.streams import State, Stream
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE = REPOSITORY / "samples" / "real_collins_pan.mp4"

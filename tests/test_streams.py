@@ -9,9 +9,9 @@ import pytest
 from simulated_stream import Simulation, agrees
 
 from fakeface_jax.errors import ConfigError
-from video.captures import ConnectionLost, DamagedPicture, Picture
-from video.stream_settings import StreamConfig
-from video.streams import Skip, State, Stream
+from video.live.captures import ConnectionLost, DamagedPicture, Picture
+from video.live.settings import StreamConfig
+from video.live.streams import Skip, State, Stream
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.outputs import make_directory, whole_file
-from video.redaction import display_host, is_host
+from video.live.redaction import display_host, is_host
 
 if TYPE_CHECKING:
-    from video.live import Evidence
+    from video.live.scorer import Evidence
 
 TIMEOUT = 5.0
 """Seconds that one call may take."""

@@ -20,13 +20,13 @@ import tyro
 from fakeface_jax.errors import ConfigError, OpenError, printable
 from service.commands.output import Records, tell
 from service.commands.scoring import NONE_READ, Common
-from video.stream_settings import LiveConfig, StreamConfig
+from video.live.settings import LiveConfig, StreamConfig
 
 if TYPE_CHECKING:
     from service.commands.alerts import Webhook
-    from video.live import LiveScorer, VerdictChange
-    from video.stream_records import LiveFrame
-    from video.watch import Event, Status
+    from video.live.records import LiveFrame
+    from video.live.scorer import LiveScorer, VerdictChange
+    from video.live.watch import Event, Status
 
 _KEPT_CROPS = 5
 """The most fake faces of a person in the window, that an alert saves."""
@@ -64,9 +64,9 @@ class Streaming:
         """Watches the stream; the exit code."""
         from fakeface_jax.outputs import make_directory
         from service.commands.alerts import Webhook
-        from video.live import LiveScorer
-        from video.streams import Stream
-        from video.watch import watch
+        from video.live.scorer import LiveScorer
+        from video.live.streams import Stream
+        from video.live.watch import watch
 
         if len(self.source) != 1:
             # Not left to the parser, which would print a second address as it is.
@@ -103,8 +103,8 @@ class Streaming:
 
     def _tell(self, events: Iterator[Event], records: Records, alerts: _Alerts, model: str) -> int:
         """Prints what happens; how many pictures were read."""
-        from video.live import VerdictChange
-        from video.watch import Status
+        from video.live.scorer import VerdictChange
+        from video.live.watch import Status
 
         read = 0
         for event in events:
@@ -291,8 +291,8 @@ def _status_text(status: Status, alerts: _Alerts) -> str:
 
 
 def _event_text(event: Event) -> str:
-    from video.live import VerdictChange
-    from video.stream_records import StateChange
+    from video.live.records import StateChange
+    from video.live.scorer import VerdictChange
 
     if isinstance(event, StateChange):
         return f"{_clock_text(event.time)}  -- {event.state}" + (f": {printable(event.reason)}" if event.reason else "")

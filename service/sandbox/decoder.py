@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from service.sandbox.guarded import GuardedVideo
-    from video.captures import Capture
     from video.frame_source import Frame
+    from video.live.captures import Capture
 
 _BEAT = 0.5
 """Seconds between signs of life while nothing is handed out."""
@@ -178,7 +178,7 @@ class _Decoder:
         self._channel.send({"done": True})
 
     def _do_live(self, message: dict[str, Any], _: bytearray, __: list[int]) -> None:
-        from video.captures import ConnectionLost, StreamSource, open_capture
+        from video.live.captures import ConnectionLost, StreamSource, open_capture
 
         source = StreamSource(kind=message["kind"], place=message["place"])
         # A camera is a device, and a driver may need any file.
@@ -192,7 +192,7 @@ class _Decoder:
             self._channel.send({"finite": self._capture.finite})
 
     def _do_read(self, _: dict[str, Any], __: bytearray, ___: list[int]) -> None:
-        from video.captures import ConnectionLost, DamagedPicture
+        from video.live.captures import ConnectionLost, DamagedPicture
 
         assert self._capture is not None
         try:

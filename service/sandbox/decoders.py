@@ -34,7 +34,7 @@ from fakeface_jax.errors import LimitExceeded, OpenError
 from service.sandbox.child import Child, Stop
 from service.sandbox.decoding import DecodeLimits
 from service.sandbox.isolated import IsolatedCapture, IsolatedVideo
-from video.captures import StreamSource
+from video.live.captures import StreamSource
 from video.report import VideoReport
 
 __all__ = ["DecodeLimits", "Decoders", "IsolatedCapture", "IsolatedVideo"]
@@ -195,10 +195,10 @@ class Decoders:
             written.replace(target)
 
     def open_capture(self, source: StreamSource, open_timeout: float, read_timeout: float) -> IsolatedCapture:
-        """Opens a live source in a process of its own; for `video.streams.Stream(open_source=...)`.
+        """Opens a live source in a process of its own; for `video.live.streams.Stream(open_source=...)`.
 
         Raises:
-            ConnectionLost, MediaError: see `video.captures.OpenCapture`.
+            ConnectionLost, MediaError: see `video.live.captures.OpenCapture`.
         """
         name = str(source)
         child = self._take(name) if source.kind == "file" else self._starter.submit(self._start, network=True).result()

@@ -18,8 +18,8 @@ from typing import Any, NoReturn, TypeVar
 from fakeface_jax.errors import FakeFaceError, MediaError, OpenError
 from service.sandbox.child import Child, Stop, whole
 from service.sandbox.decoding import DecodeLimits
-from video.captures import ConnectionLost, DamagedPicture, Picture, StreamSource
 from video.frame_source import Frame, FrameCounters
+from video.live.captures import ConnectionLost, DamagedPicture, Picture, StreamSource
 from video.sampling import Sampling, chooser_of
 
 _AHEAD = 3
@@ -192,7 +192,7 @@ class IsolatedVideo:
 
 
 class IsolatedCapture:
-    """A `video.captures.Capture` that a child reads: it alone touches the network, and a hanging read is ended.
+    """A `video.live.captures.Capture` that a child reads: it alone touches the network, and a hanging read is ended.
 
     Args:
         child: of its own, ready, with a network.
@@ -222,7 +222,7 @@ class IsolatedCapture:
         self.finite = header.get("finite") is True
 
     def read(self) -> Picture | None:
-        """The next picture; see `video.captures.Capture.read`."""
+        """The next picture; see `video.live.captures.Capture.read`."""
         header, payload = self._ask({"do": "read"}, self._seconds)
         if header.get("end"):
             return None

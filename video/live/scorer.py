@@ -26,10 +26,10 @@ from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, Scores, aggregate
 from video.evidence import MIN_SECONDS, MIN_SHARPNESS
 from video.finding import MIN_FACE
+from video.live.records import LiveFrame
+from video.live.settings import LiveConfig
 from video.people import MAIN_SIZE
 from video.records import FaceRecord
-from video.stream_records import LiveFrame
-from video.stream_settings import LiveConfig
 from video.tracks import Tracker, TrackingConfig
 from video.verdicts import Decision
 

@@ -24,10 +24,10 @@ from collections.abc import Callable
 from types import TracebackType
 
 from fakeface_jax.errors import ConfigError
-from video.captures import OpenCapture, Picture, StreamSource, open_capture
-from video.stream_records import LiveFrame, Skip, State, StateChange, StreamCounters
-from video.stream_settings import StreamConfig
-from video.stream_threads import Clock, MonotonicClock, Reader, start_thread
+from video.live.captures import OpenCapture, Picture, StreamSource, open_capture
+from video.live.records import LiveFrame, Skip, State, StateChange, StreamCounters
+from video.live.settings import StreamConfig
+from video.live.threads import Clock, MonotonicClock, Reader, start_thread
 
 __all__ = ["LiveFrame", "Skip", "State", "StateChange", "Stream", "StreamCounters"]
 

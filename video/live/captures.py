@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 from fakeface_jax.errors import ConfigError, MediaError
 from fakeface_jax.images import decode_image
 from video.frames import Frame, VideoFile
-from video.redaction import display_address, is_host
+from video.live.redaction import display_address, is_host
 from video.sampling import Sampling
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")

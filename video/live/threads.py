@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from video.captures import Capture, ConnectionLost, DamagedPicture
+from video.live.captures import Capture, ConnectionLost, DamagedPicture
 
 if TYPE_CHECKING:
-    from video.streams import Stream
+    from video.live.streams import Stream
 
 
 @runtime_checkable
