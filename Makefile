@@ -13,10 +13,11 @@ TUNED := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.mal
 DATA ?= ../shared/data
 RUNS := runs
 
-.PHONY: help setup demo test test-long test-parity lint format types data data-report train evaluate \
+.PHONY: help setup demo serve browser test test-long test-parity kill-loop benchmark-service lint format types data data-report train evaluate \
         leave-one-source-out train-report evaluate-report score-clips \
         peers compare-keras compare-detectors compare-detection compare-aggregations \
-        benchmark-training benchmark-decoding clean
+        benchmark benchmark-training benchmark-pipeline benchmark-inference benchmark-video benchmark-startup \
+        benchmark-memory benchmark-gpu benchmark-decoding clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 24
@@ -35,6 +36,15 @@ demo: setup  ## score the sample pictures and the sample clip with the shipped m
 	@$(BIN)/fakeface classify samples/*.jpg
 	@$(BIN)/fakeface score samples/*.mp4 --fps 2
 
+serve: setup  ## the service and its web page on this machine: http://127.0.0.1:8000/
+	@$(BIN)/fakeface serve
+
+# The page is tested in Debian's Chromium; where it cannot be installed, those tests are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; } || \
+	  echo "no chromium, and it cannot be installed: the tests of the page will be skipped"
+
 test: setup  ## all tests but the long ones
 	@$(BIN)/python -m pytest -m 'not long' -q -n 2 --dist loadfile
 
@@ -44,6 +54,12 @@ test-long: setup  ## the tests that take minutes
 test-parity: setup  ## networks against PyTorch and transformers, which are large and installed for this alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	@$(BIN)/python -m pytest -q -m "long or not long" tests/test_starting_weights.py tests/test_torch_files.py tests/test_vit.py
+
+kill-loop: setup  ## kills the service again and again while it works, and counts its jobs
+	$(BIN)/python scripts/kill_loop.py samples/real_collins_pan.mp4 --kills 20 --jobs 24
+
+benchmark-service: setup  ## pictures per second through the service against the library, and under twice its load
+	$(BIN)/python scripts/benchmark_service.py --pictures samples/real_collins.jpg samples/real_hopper.jpg
 
 lint: setup  ## style
 	@$(BIN)/ruff check .
@@ -112,19 +128,38 @@ benchmark-decoding: setup  ## jumping against walking through a long video
 compare-detectors: setup  ## face detectors on DATA and on pictures without faces: docs/detectors.md
 	$(BIN)/python scripts/compare_detectors.py $(DATA)
 
-.venv-peers/ready: pyproject.toml constraints.txt
-	@test -x .venv-peers/bin/python || "$(PYTHON)" -m venv .venv-peers
-	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'tensorflow>=2.19' 'keras>=3.9' scipy pillow pyarrow
+# PyTorch's wheels for most Pythons bring gigabytes of CUDA. Where one for the CPU alone is to be had, name it:
+#   make peers PEERS_PYTHON=python3.11 PEERS_TORCH=torch==2.13.0
+PEERS_PYTHON ?= $(PYTHON)
+PEERS_TORCH ?= torch
+PEERS := .venv-peers/bin/python
+
+.venv-peers/ready: scripts/benchmarks/peers.txt
+	@test -x $(PEERS) || "$(PEERS_PYTHON)" -m venv .venv-peers
+	@echo "installing the peers into .venv-peers (3 GB, more with CUDA; some minutes) ..."
+	@$(PEERS) -m pip install --quiet --disable-pip-version-check '$(PEERS_TORCH)' --requirement scripts/benchmarks/peers.txt
 	@touch $@
 
-peers: .venv-peers/ready  ## an environment of its own with Keras and TensorFlow
+peers: .venv-peers/ready  ## an environment of its own with TensorFlow, Keras, PyTorch, ONNX Runtime, OpenVINO, LiteRT
 
 compare-keras: data-report peers  ## the same recipe in Keras on the same split, into runs/keras
 	$(BIN)/python scripts/compare_keras.py --bundle fakeface_jax/pretrained/report-cnn --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/keras \
 	  --peer-python .venv-peers/bin/python --learning-rate 3e-4 --epochs 16
 
-benchmark-training: setup  ## training step: the CPU formulation against plain Flax
-	$(TUNED) $(BIN)/python scripts/benchmark.py training
+# The peers are measured too where their environment was built. On two idle cores: about 25 minutes.
+ROUNDS ?= 5
+MEASURE := $(BIN)/python scripts/benchmark.py
+MEASURED = --rounds $(ROUNDS) --profile --text --output docs/performance.json $(if $(wildcard $(PEERS)),--peers)
+TABLE := $(MEASURE) table docs/performance.json --into docs/performance.md
+
+benchmark: setup  ## speed and memory, ours and the peers', into docs/performance.md
+	$(MEASURE) all $(MEASURED)
+	$(TABLE)
+
+SECTIONS := training pipeline inference video startup memory gpu
+$(SECTIONS:%=benchmark-%): benchmark-%: setup
+	$(MEASURE) $* $(MEASURED)
+	$(TABLE)
 
 clean:  ## remove caches and environments, not runs
 	rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache *.egg-info

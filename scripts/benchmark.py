@@ -1,101 +1,114 @@
-"""Measures speed as a ratio in one run, interleaved, medians over rounds: machines are noisy, ratios are not.
+"""Measures speed as ratios in one run: ours and peers that do the same work take turns; medians and ranges of rounds.
 
-    make benchmark-training
-    python scripts/benchmark.py training
+    make benchmark
+    python scripts/benchmark.py training --peers --rounds 7 --output docs/performance.json
+    python scripts/benchmark.py table docs/performance.json --into docs/performance.md
 
-`training`: one optimisation step of the report's network, batch 32, float32: the step that `fakeface train` runs on
-this platform against plain Flax (nnx.Conv, nnx.max_pool, nnx.Linear), same weights, same batch. Prints the losses of
-both over a few steps too: a fast step that computes something else is worth nothing.
+Sections: `training` (one step), `pipeline` (training from end to end), `inference`, `video`, `startup`, `memory` and
+`gpu`; each module of `scripts/benchmarks/` says what it compares and how. `all` runs them one after another. Everybody
+has the same two cores. A contender works while all others stand still, and the order turns from round to round.
+`--peers` needs the environment that `make peers` builds. Progress goes to standard error, results to standard output,
+and with `--output` into a file, whose other sections stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
+import sys
+import tempfile
 import time
+import traceback
+from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import nnx
+from benchmarks.results import ROOT, Settings, section
+from benchmarks.table import put_between_markers, read, table
+from benchmarks.workers import use_cores
 
-from fakeface_jax.models import create_model
-from fakeface_jax.models.cnn import ReportCNN
+SECTIONS = ("training", "pipeline", "inference", "video", "startup", "memory", "gpu")
 
-
-class PlainCNN(nnx.Module):
-    """The report's network as anyone would write it in Flax, sharing the weights of ours."""
-
-    def __init__(self, ours: ReportCNN) -> None:
-        self.convs, self.dense1, self.dense2 = ours.convs, ours.dense1, ours.dense2
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits."""
-        for conv in self.convs:
-            x = nnx.max_pool(nnx.relu(conv(x)), (2, 2), (2, 2))
-        return self.dense2(nnx.relu(self.dense1(x.reshape(len(x), -1))))[:, 0]
-
-
-def make_step(model: nnx.Module):  # noqa: ANN201 - a jitted function and its state
-    """A jitted step and its first state."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    optimizer = optax.adam(1e-3)
-
-    @jax.jit
-    def step(state, images, labels):  # noqa: ANN001, ANN202
-        params, memory = state
-
-        def loss_of(params):  # noqa: ANN001, ANN202
-            logits = nnx.merge(graph, params, rest)(images)
-            return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
-
-        loss, gradient = jax.value_and_grad(loss_of)(params)
-        updates, memory = optimizer.update(gradient, memory)
-        return (optax.apply_updates(params, updates), memory), loss
-
-    return step, (params, optimizer.init(params))
-
-
-def training(rounds: int, batch: int) -> dict[str, object]:
-    """Images per second of both steps, and the largest difference of their losses."""
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.random((batch, 150, 150, 3)), jnp.float32)
-    labels = jnp.asarray(random.integers(0, 2, batch), jnp.float32)
-    ours = create_model({"name": "report"}, nnx.Rngs(0))
-    steps = {"ours": make_step(ours), "plain Flax": make_step(PlainCNN(ours))}
-    states = {name: state for name, (_, state) in steps.items()}
-    losses: dict[str, list[float]] = {name: [] for name in steps}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, (step, _) in steps.items():
-            started = time.perf_counter()
-            states[name], loss = step(states[name], images, labels)
-            jax.block_until_ready(states[name])
-            if turn:
-                # The first turn compiles.
-                seconds[name].append(time.perf_counter() - started)
-            losses[name].append(float(loss))
-    ratios = np.array(seconds["plain Flax"]) / np.array(seconds["ours"])
-    return {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "batch": batch,
-        "rounds": rounds,
-        "images_per_second": {name: round(batch / float(np.median(times)), 1) for name, times in seconds.items()},
-        "ratio": {"median": float(np.median(ratios)), "min": float(ratios.min()), "max": float(ratios.max())},
-        "largest_loss_difference": float(np.abs(np.subtract(*losses.values())).max()),
-    }
+PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
 def main() -> None:
-    """Runs the named benchmark and prints its result as JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["training"])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=32)
-    options = parser.parse_args()
-    print(json.dumps(training(options.rounds, options.batch), indent=2))
+    """Runs what was asked for."""
+    options = parse()
+    if options.what == "table":
+        text = table(read(options.files))
+        if options.into is None:
+            print(text)
+        else:
+            put_between_markers(options.into, text)
+        return
+    if options.peers is not None and not options.peers.exists():
+        raise SystemExit(f"{options.peers} is not there; `make peers` builds it")
+    use_cores()
+    failed = []
+    for name in SECTIONS if options.what == "all" else (options.what,):
+        try:
+            results = {name: measure(name, options)}
+        except Exception:  # the other sections are worth their minutes all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        if options.output is not None:
+            write(options.output, results)
+        print(table({"sections": results}) if options.text else json.dumps(results, indent=2))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Speed and memory, ours and peers', as ratios in one run.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name in (*SECTIONS, "all"):
+        one = commands.add_parser(name)
+        one.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+        one.add_argument(
+            "--peers", type=Path, nargs="?", const=PEERS_PYTHON, help="measure the peers of this interpreter too"
+        )
+        one.add_argument("--output", type=Path, help="keep the results in this JSON file, beside its other sections")
+        one.add_argument("--profile", action="store_true", help="say where the time goes")
+        one.add_argument("--quick", action="store_true", help="as little as shows that it runs; no meaning in numbers")
+        one.add_argument("--text", action="store_true", help="print a table, not JSON")
+    one = commands.add_parser("table")
+    one.add_argument("files", type=Path, nargs="+", help="result files; of a section in several, the last one's")
+    one.add_argument("--into", type=Path, help="a document; what is between its markers is replaced")
+    return parser.parse_args()
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One section, as its module measures it."""
+    load, started = os.getloadavg()[0], time.time()
+
+    def tell(text: str) -> None:
+        print(f"{time.time() - started:6.0f} s  {name}: {text}", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="fakeface-") as folder:
+        settings = Settings(
+            rounds=options.rounds,
+            peers=options.peers,
+            folder=Path(folder),
+            quick=options.quick,
+            profile=options.profile,
+            tell=tell,
+        )
+        rows = importlib.import_module(f"benchmarks.{name}").measure(settings)
+    tell("done")
+    return section(rows, settings, started=started, ended=time.time(), load=load)
+
+
+def write(path: Path, sections: dict[str, Any]) -> None:
+    """Puts sections into a result file in place of their former selves."""
+    kept = read([path])["sections"] if path.exists() else {}
+    kept |= sections
+    ordered = {name: kept[name] for name in SECTIONS if name in kept}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"sections": ordered}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

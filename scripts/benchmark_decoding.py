@@ -19,6 +19,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from benchmarks.clips import repeat
 
 from video import walk
 from video.frames import open_video
@@ -36,21 +37,6 @@ def make_clip(path: Path, frames: int = 250) -> None:
             picture = np.ascontiguousarray(scene[number : number + 720, 2 * number : 2 * number + 1280])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode(None))
-
-
-def repeat(clip: Path, path: Path, seconds: float) -> None:
-    """Copies the packets of a clip one behind the other until the video is that long."""
-    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
-        video = source.streams.video[0]
-        stream = target.add_stream_from_template(video)
-        packets = [(packet.pts, packet.dts, bytes(packet), packet.is_keyframe) for packet in source.demux(video)][:-1]
-        length = max(pts for pts, *_ in packets) + round(1 / (video.average_rate * video.time_base))
-        for turn in range(max(1, round(seconds / float(length * video.time_base)))):
-            for pts, dts, data, is_key in packets:
-                packet = av.Packet(data)
-                packet.pts, packet.dts, packet.is_keyframe = pts + turn * length, dts + turn * length, is_key
-                packet.time_base, packet.stream = video.time_base, stream
-                target.mux(packet)
 
 
 def measure(path: Path, rounds: int) -> dict[str, object]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import json
 import logging
 import threading
@@ -28,7 +29,9 @@ from service.metrics import Metrics
 from service.pictures import LimitedDetector
 from service.sandbox.decoders import Decoders
 from service.settings import ServiceConfig
-from service.storage.store import Job, Store
+from service.storage.database import StoreError
+from service.storage.job_records import Job
+from service.storage.store import Store
 from video.crops import suspicious_crops
 from video.frames import FrameSource
 from video.html import save_video_html
@@ -44,6 +47,8 @@ _POLL = 5.0
 
 _SWEEP = 600.0
 """Seconds between two looks for what has expired."""
+
+_WANTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN})
 
 _PROGRESS = 0.2
 """Seconds between two events of progress."""
@@ -86,6 +91,8 @@ class JobRunner:
         # The latest: one may be deleted between being claimed and being begun.
         self._deleted: collections.deque[str] = collections.deque(maxlen=64)
         self._progress: dict[str, tuple[int, int]] = {}
+        # Jobs that ended without a result, and why; None where they are to wait again.
+        self._unsettled: collections.deque[tuple[Job, str | None]] = collections.deque()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def __enter__(self) -> JobRunner:
@@ -126,17 +133,16 @@ class JobRunner:
         sweep_at = time.monotonic()
         while not self._stopping:
             try:
+                self._settle()
                 if time.monotonic() >= sweep_at:
                     sweep_at = time.monotonic() + _SWEEP
                     self._store.sweep()
                 job = self._store.claim()
+                if job is not None and self._work(job):
+                    continue
             except Exception:
                 # A full disk, say: the store comes back or the operator does; readiness tells.
                 _log.exception("the store cannot be used")
-                job = None
-            if job is not None:
-                self._work(job)
-                continue
             with self._changed:
                 if not self._waking and not self._stopping:
                     self._changed.wait(_POLL)
@@ -149,7 +155,9 @@ class JobRunner:
     def _should_stop(self) -> bool:
         return self._stopping or self._cancelled
 
-    def _work(self, job: Job) -> None:
+    def _work(self, job: Job) -> bool:
+        """Whether the next one may be begun at once; not where this one failed for want of something."""
+        wanting = False
         self._running = job.id
         channel = self._hub.channel(job.id)
         channel.send("state", {"state": "running", "attempt": job.attempt})
@@ -159,20 +167,24 @@ class JobRunner:
             self._score(job)
         except Cancelled:
             if not self._cancelled:
-                self._store.requeue(job.id, job.attempt)
-                _log.info("job back in the queue", extra={"job": job.id})
-        except FakeFaceError as error:
-            self._fail(job, str(error))
-        except Exception:
+                self._unsettled.append((job, None))
+        except Exception as error:
             # The files of a job that was deleted are gone under its feet: that is no error.
-            if self._is_there(job):
+            if wanting := _for_want(error):
+                _log.warning("job back in the queue", extra={"job": job.id, "for_want_of": str(error)})
+                self._unsettled.append((job, None))
+            elif isinstance(error, FakeFaceError):
+                self._unsettled.append((job, str(error)))
+            elif self._is_there(job):
                 _log.exception("unexpected error", extra={"job": job.id})
-                self._fail(job, "an error in the service; its log has it under the id of this job")
+                self._unsettled.append((job, "an error in the service; its log has it under the id of this job"))
         finally:
             self._progress.pop(job.id, None)
             self._running = None
+            self._settle()
             self._tell_end(job)
             _log.info("job ended", extra={"job": job.id, "seconds": round(time.monotonic() - began, 3)})
+        return not wanting
 
     def _is_there(self, job: Job) -> bool:
         try:
@@ -180,10 +192,18 @@ class JobRunner:
         except Exception:  # what is wrong with the store is told elsewhere
             return True
 
-    def _fail(self, job: Job, error: str) -> None:
-        with contextlib.suppress(Exception):
-            if self._store.fail(job.id, job.attempt, error):
+    def _settle(self) -> None:
+        """Writes how jobs ended that have no result. What the store does not take now is tried again, before any other
+        job: without that, they would be running for ever."""
+        while self._unsettled:
+            job, error = self._unsettled[0]
+            if error is None:
+                self._store.requeue(job.id, job.attempt)
+            elif self._store.fail(job.id, job.attempt, error):
                 self._metrics.jobs.labels("failed").inc()
+            self._unsettled.popleft()
+            if error is not None:
+                self._tell_end(job)
 
     def _tell_end(self, job: Job) -> None:
         ended = None
@@ -265,3 +285,13 @@ class JobRunner:
         path = self._store.artefact(job.id, "crops.json")
         path.write_text(json.dumps(crops, allow_nan=False), encoding="utf-8")
         save_video_html(report, self._store.artefact(job.id, "page.html"), self._classifier, video, crops=crops)
+
+
+def _for_want(error: BaseException) -> bool:
+    """Whether it failed for want of what comes back: space, memory, descriptors. The next try may succeed."""
+    while True:
+        if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in _WANTS):
+            return True
+        if error.__cause__ is None:
+            return False
+        error = error.__cause__

@@ -127,16 +127,17 @@ class Watchers:
         if source not in self._sources:
             raise ConfigError(f"{source[:64]!r}: no such source; known: {', '.join(self.names) or 'none'}")
         with self._lock:
-            if sum(one.ended is None for one in self._watched.values()) >= self._most:
+            # Those that were stopped count until their decoders are gone.
+            if len(self._threads) >= self._most:
                 raise Busy(f"{self._most} sources are being watched already", retry_after=10)
             one = Watched(id=secrets.token_hex(12), owner=owner, source=source, started=time.time())
             self._watched[one.id] = one
             ended = [old.id for old in self._watched.values() if old.ended is not None]
             for old in ended[: max(0, len(ended) - _REMEMBERED)]:
                 del self._watched[old]
+            thread = threading.Thread(target=self._watch, args=(one,), name=f"stream-{source}", daemon=True)
+            self._threads[one.id] = thread
         self._hub.channel(one.id).send("state", {"state": str(State.CONNECTING), "reason": ""})
-        thread = threading.Thread(target=self._watch, args=(one,), name=f"stream-{source}", daemon=True)
-        self._threads[one.id] = thread
         thread.start()
         return one
 

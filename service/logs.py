@@ -71,5 +71,10 @@ def configure(style: Literal["json", "text"], stream: TextIO | None = None) -> N
             name == "uvicorn.error",
         )
         logger.setLevel(logging.INFO)
-    # Requests are logged by us, without their query strings.
+    # Requests are logged by us, without their query strings; uvicorn would log those of WebSockets here.
     logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("uvicorn.error").addFilter(_no_addresses)
+
+
+def _no_addresses(record: logging.LogRecord) -> bool:
+    return '"WebSocket' not in str(record.msg)

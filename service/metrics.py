@@ -64,7 +64,7 @@ class Metrics:
         # A label is there from the beginning, so that an alert on its rate works before it first happens.
         for state in ("done", "failed"):
             self.jobs.labels(state)
-        for queue in ("images", "jobs", "live", "streams", "events"):
+        for queue in ("images", "jobs", "live", "streams", "events", "uploads"):
             self.refused.labels(queue)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:

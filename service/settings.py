@@ -11,9 +11,13 @@ import ipaddress
 import re
 
 from fakeface_jax.errors import ConfigError
+from service.addresses import AllowList
 from video.live.redaction import display_address
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+_MAY_BE_ZERO = ("images_waiting", "batch_wait", "streams_at_once", "live_sessions", "free_bytes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,7 @@ class Limits:
 
     Attributes:
         image_bytes: of one picture, as it is received.
+        frame_bytes: of one picture of a browser's camera.
         video_bytes: of one video, as it is received.
         pixels: of one picture or frame.
         video_seconds: of one video.
@@ -34,12 +39,15 @@ class Limits:
         jobs_waiting: videos that may wait; beyond, requests are refused at once with 503.
         streams_at_once: live sources that are watched at once.
         live_sessions: browser cameras scored at once.
+        uploads: files that are received at once.
+        free_bytes: of the disk, that uploads leave.
         event_readers: connections that follow the events of jobs and streams.
         idle: seconds without a byte of a request's body until it is given up.
         upload: seconds that a whole upload may take.
     """
 
     image_bytes: int = 32 * 2**20
+    frame_bytes: int = 4 * 2**20
     video_bytes: int = 2 * 2**30
     pixels: int = 64_000_000
     video_seconds: float = 4 * 3600.0
@@ -52,6 +60,8 @@ class Limits:
     jobs_waiting: int = 200
     streams_at_once: int = 2
     live_sessions: int = 4
+    uploads: int = 32
+    free_bytes: int = 512 * 2**20
     event_readers: int = 100
     idle: float = 30.0
     upload: float = 3600.0
@@ -59,7 +69,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("images_waiting", "batch_wait", "streams_at_once", "live_sessions") else 1e-3
+            least = 0 if field.name in _MAY_BE_ZERO else 1e-3
             if not least <= value < float("inf"):
                 raise ConfigError(f"{field.name} {value} is too small, or no number")
 
@@ -92,10 +102,11 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port {self.port} is not in 0 to 65535")
-        if not 0 < self.keep_reports <= 36500 or self.attempts < 1 or self.grace < 0:
-            raise ConfigError("keep_reports must be above 0 days, attempts at least 1, grace at least 0 s")
-        if self.streams:
-            self.named_streams()
+        if not 0 < self.keep_reports <= 36500 or self.attempts < 1 or not 0 <= self.grace <= 3600:
+            raise ConfigError("keep_reports must be above 0 days, attempts at least 1, grace 0 to 3600 s")
+        self.named_streams()
+        if self.url_hosts:
+            AllowList(hosts=self.url_hosts)
 
     @property
     def on_loopback(self) -> bool:

@@ -15,6 +15,7 @@ import uvicorn
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.faces import create_detector
 from service.http.app import create_app
+from service.http.protocol import PatientProtocol
 from service.http.state import State
 from service.settings import ServiceConfig
 from service.storage.store import Store
@@ -39,10 +40,21 @@ def running_service(
 ) -> Iterator[Running]:
     """The service until the end of the block."""
     store = Store(directory)
+    held = store.exclusive()
+    held.__enter__()
     classifier = shipped()
     app = create_app(config, store, classifier, functools.partial(create_detector, classifier.spec.detector))
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=0,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            http=PatientProtocol,
+            ws_per_message_deflate=False,
+        )
     )
     errors: list[BaseException] = []
 
@@ -69,6 +81,7 @@ def running_service(
         if state_of is not None:
             state_of.hub.close()
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
+        held.__exit__(None, None, None)
         store.close()
         assert not thread.is_alive(), "the server did not end"

@@ -22,7 +22,7 @@ from video.sampling import Sampling
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    config = ServiceConfig(limits=Limits(live_sessions=1, image_bytes=2**20))
+    config = ServiceConfig(limits=Limits(live_sessions=1, frame_bytes=2**20))
     with running_service(tmp_path_factory.mktemp("state"), config) as running:
         yield running
 
@@ -120,7 +120,7 @@ def test_too_many_cameras_too_large_pictures_and_text_are_refused(service: Runni
         assert heard(socket)["type"] == "ready"
         socket.send(bytes(2**20 + 1))
         assert closed_with(socket) == 1009
-    assert service.state.live_sessions == 0
+    assert service.state.live_sessions.taken == 0
 
 
 def test_a_page_of_another_site_cannot_use_the_camera(service: Running) -> None:
@@ -137,6 +137,6 @@ def test_leaving_in_the_middle_frees_the_place(service: Running, pictures: list[
             assert heard(socket)["type"] == "ready"
             socket.send(pictures[0])
         until = time.monotonic() + 10  # the picture that is being scored is not interrupted
-        while service.state.live_sessions and time.monotonic() < until:
+        while service.state.live_sessions.taken and time.monotonic() < until:
             time.sleep(0.01)
-        assert service.state.live_sessions == 0
+        assert service.state.live_sessions.taken == 0

@@ -7,8 +7,12 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,11 +27,7 @@ from service.storage.state_directory import default_state_directory
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_HEADER_SECONDS = 10.0
-"""That a new connection has for its first request; uvicorn itself would wait for ever."""
-
-_CONNECTIONS = 512
-"""More are answered 503 by the server itself."""
+_DESCRIPTORS = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Serve:
     log: Literal["json", "text"] = "text"
 
     def run(self) -> int:
-        """Serves until SIGTERM or Ctrl-C; the exit code."""
+        """Serves until SIGTERM or Ctrl-C, which is no error; the exit code."""
         try:
             import fastapi  # noqa: F401
             import uvicorn
@@ -59,45 +59,64 @@ class Serve:
         from fakeface_jax.faces import create_detector
         from service import logs, tracing
         from service.http.app import create_app
+        from service.http.protocol import PatientProtocol
         from service.storage.store import Store
 
         logs.configure(self.log)
+        _raise_descriptors()
         store = Store(self.state or default_state_directory())
         if not self.config.on_loopback and not store.has_tokens():
             raise ConfigError(
                 f"{self.config.host} can be reached from elsewhere and there is no token yet; "
                 "make one first: fakeface token create NAME"
             )
-        classifier = FaceClassifier.load(self.model)
-        make_detector = functools.partial(create_detector, self.detector or classifier.spec.detector)
-        make_detector()  # a wrong name is found now
-        app = create_app(self.config, store, classifier, make_detector)
-        tracer = tracing.instrument(app) if tracing.wanted() else None
-        config = uvicorn.Config(
-            app,
-            host=self.config.host,
-            port=self.config.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws_max_size=self.config.limits.image_bytes + 1,
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=round(self.config.grace),
-            h11_max_incomplete_event_size=32 * 1024,
-            http=_protocol(),
-        )
-        server = _server(config, app)
-        try:
-            asyncio.run(server.serve())
-        except SystemExit as error:
-            # uvicorn's way to say that it could not listen; the reason is in its log.
-            raise ConfigError(f"cannot listen on {self.config.host} port {self.config.port}") from error
-        finally:
-            store.close()
-            if tracer is not None:
-                tracer.shutdown()
+        with contextlib.ExitStack() as stack:
+            stack.callback(store.close)
+            # Before the model, which takes seconds: whoever cannot have them is told at once.
+            stack.enter_context(store.exclusive())
+            listening = stack.enter_context(_listen(self.config.host, self.config.port))
+            classifier = FaceClassifier.load(self.model)
+            make_detector = functools.partial(create_detector, self.detector or classifier.spec.detector)
+            make_detector()  # a wrong name is found now
+            app = create_app(self.config, store, classifier, make_detector)
+            if tracing.wanted():
+                stack.callback(tracing.instrument(app).shutdown)
+            config = uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws_max_size=self.config.limits.frame_bytes,
+                # Pictures are compressed already; zeros would be inflated before anybody is asked for a token.
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=round(self.config.grace),
+                h11_max_incomplete_event_size=32 * 1024,
+                http=PatientProtocol,
+            )
+            server = _server(config, app)
+            asyncio.run(server.serve([listening]))
         return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+def _raise_descriptors() -> None:
+    """As many open files as may be: each connection is one, and each decoder takes some."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _server(config: Any, app: FastAPI) -> Any:
@@ -106,10 +125,20 @@ def _server(config: Any, app: FastAPI) -> Any:
     class Server(uvicorn.Server):
         """Says where it listens, and lets those go who follow events: they would be waited for."""
 
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals end it in order; uvicorn would send them to itself again afterwards, and skip our cleaning up."""
+            before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for one, handler in before.items():
+                    signal.signal(one, handler)
+
         async def startup(self, sockets: list[Any] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                host, port, *_ = self.servers[0].sockets[0].getsockname()
+                host, port, *_ = (sockets or self.servers[0].sockets)[0].getsockname()
                 shown = f"[{host}]" if ":" in host else host
                 tell(f"fakeface: http://{shown}:{port}/  (Ctrl-C ends it)")
 
@@ -120,24 +149,3 @@ def _server(config: Any, app: FastAPI) -> Any:
                 state.hub.close()
 
     return Server(config)
-
-
-def _protocol() -> type:
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class Patient(H11Protocol):
-        """Closes a connection that sends no whole request in time; bodies have limits of their own."""
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._waited_for = self.loop.call_later(_HEADER_SECONDS, self._give_up)
-
-        def _give_up(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
-                self.transport.close()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._waited_for.cancel()
-            super().connection_lost(exc)
-
-    return Patient

@@ -26,7 +26,7 @@ from fakeface_jax.faces import FaceDetector
 from service.http import camera, health, images, streams, videos
 from service.http.edge import Edge
 from service.http.problems import ProblemDetails, answer_errors
-from service.http.schemas import VideoByUrl, report_schemas
+from service.http.schemas import StreamRequest, VideoByUrl, report_schemas
 from service.http.state import State
 from service.settings import ServiceConfig
 from service.storage.store import Store
@@ -60,8 +60,11 @@ def create_app(
         with contextlib.ExitStack() as stack:
             app.state.service = state = stack.enter_context(State.create(config, store, classifier, make_detector))
             # It answers meanwhile, and says that it is not ready.
-            threading.Thread(target=_warm_up, args=(state,), name="warm-up", daemon=True).start()
+            warming = threading.Thread(target=_warm_up, args=(state,), name="warm-up", daemon=True)
+            warming.start()
             yield
+            # A compiler that still runs while the process ends takes it down with an error.
+            await asyncio.to_thread(warming.join)
             await asyncio.to_thread(stack.close)
 
     app = FastAPI(
@@ -105,7 +108,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     parts = schema["components"]["schemas"]
     parts |= report_schemas()
-    for model in (ProblemDetails, VideoByUrl):
+    for model in (ProblemDetails, VideoByUrl, StreamRequest):
         parts[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
     # FastAPI's own form of an invalid request, which this service never sends.
     for name in ("HTTPValidationError", "ValidationError"):

@@ -16,9 +16,9 @@ import dataclasses
 import hashlib
 import io
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from fastapi import Request
@@ -29,6 +29,9 @@ from service.http.problems import Problem
 
 _FIELD_BYTES = 1024
 """Of one small field; all of them are numbers and names."""
+
+_FORM_BYTES = 64 * 1024
+"""Of a form, besides its file."""
 
 _FIELDS = 32
 _HEADER_BYTES = 4096
@@ -55,7 +58,14 @@ class Upload:
 
 
 async def receive(
-    request: Request, *, most: int, idle: float, total: float, target: Path | None = None, name: str | None = None
+    request: Request,
+    *,
+    most: int,
+    idle: float,
+    total: float,
+    target: Path | None = None,
+    name: str | None = None,
+    on_bytes: Callable[[int], None] = lambda size: None,
 ) -> Upload:
     """Receives one file.
 
@@ -66,29 +76,34 @@ async def receive(
         total: seconds for all of it.
         target: write it there.
         name: of a file that is the body itself.
+        on_bytes: called with the length of each piece of the body.
 
     Raises:
-        Problem: 400 malformed, 408 too slow, 411 and 413 too long, 415 no such form.
+        Problem: 400 malformed, 408 too slow, 413 too long, 507 no space.
     """
-    stated = request.headers.get("content-length", "")
-    if stated and (not stated.isascii() or not stated.isdigit() or len(stated) > 18):
-        raise Problem(400, "the header Content-Length is no number")
     # A form has some more than its file.
-    if stated and int(stated) > most + 64 * 1024:
+    if stated_length(request) > most + _FORM_BYTES:
         raise _too_long(most)
+    left = most + _FORM_BYTES
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     with contextlib.ExitStack() as stack:
-        file: BinaryIO = stack.enter_context(target.open("wb")) if target is not None else io.BytesIO()
+        # Unbuffered, so that what the disk cannot take is known when it is written, and closing never fails.
+        file: BinaryIO = stack.enter_context(target.open("wb", buffering=0)) if target is not None else io.BytesIO()
         sink = _Sink(file, most)
         try:
             async with asyncio.timeout(total):
                 if kind == b"multipart/form-data":
                     form = _Form(options.get(b"boundary", b""), sink)
                     async for chunk in _chunks(request, idle):
+                        on_bytes(len(chunk))
+                        left -= len(chunk)
+                        if left < 0:  # also of what is around the file
+                            raise _too_long(most)
                         form.feed(chunk)
                     shown, fields = form.finish()
                 else:
                     async for chunk in _chunks(request, idle):
+                        on_bytes(len(chunk))
                         sink.write(chunk)
                     shown, fields = name or "upload", {}
         except TimeoutError:
@@ -99,6 +114,14 @@ async def receive(
     if not sink.size:
         raise Problem(422, f"{_base_name(shown)}: the file is empty; send its bytes as the field `file` or as the body")
     return Upload(name=_base_name(shown), size=sink.size, sha256=sink.hash.hexdigest(), data=data, fields=fields)
+
+
+def stated_length(request: Request) -> int:
+    """What the client says that it will send, in bytes; 0 where it says nothing. Raises a `Problem`."""
+    stated = request.headers.get("content-length", "0")
+    if not stated.isascii() or not stated.isdigit() or len(stated) > 18:
+        raise Problem(400, "the header Content-Length is no number")
+    return int(stated)
 
 
 async def _chunks(request: Request, idle: float) -> AsyncIterator[bytes]:
@@ -126,7 +149,10 @@ class _Sink:
         if self.size > self._most:
             raise _too_long(self._most)
         self.hash.update(data)
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise Problem(507, "the disk of the service is full; try later", {"Retry-After": "300"}) from error
 
 
 class _Form:
@@ -142,19 +168,20 @@ class _Form:
         self._headers: dict[bytes, bytes] = {}
         self._part, self._is_file, self._body = "", False, bytearray()
         self._ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": lambda data, start, end: self._grow(self._header, data[start:end]),
-                "on_header_value": lambda data, start, end: self._grow(self._value, data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._data,
-                "on_part_end": self._end,
-                "on_end": self._finish,
-            },
-        )
+        callbacks: Any = {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._grow(self._header, data[start:end]),
+            "on_header_value": lambda data, start, end: self._grow(self._value, data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)
+        except Exception as error:  # a boundary that is too long
+            raise Problem(400, "the form is malformed") from error
 
     def feed(self, chunk: bytes) -> None:
         try:

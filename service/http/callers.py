@@ -25,6 +25,9 @@ from service.storage.job_records import OPEN_OWNER
 from service.storage.tokens import Token
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+STILL_ALLOWED = 5.0
+"""Seconds after which whoever stays connected is asked for again."""
+
 _BY_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
@@ -35,10 +38,12 @@ class Asker:
     Attributes:
         owner: of jobs; askers see their own alone.
         token: None on loopback without tokens.
+        secret: of the token, to ask again.
     """
 
     owner: str
     token: Token | None
+    secret: str | None = dataclasses.field(default=None, repr=False)
 
 
 bearer = HTTPBearer(auto_error=False, description="A token made by `fakeface token create NAME`.")
@@ -63,26 +68,36 @@ def admit(connection: HTTPConnection, state: State, secret: str | None) -> Asker
         if wait > 0:
             detail = f"more than {token.requests_per_minute} requests a minute with this token; try later"
             raise Problem(429, detail, {"Retry-After": str(max(1, round(wait + 0.5)))})
-        return Asker(owner=token.name, token=token)
+        return Asker(owner=token.name, token=token, secret=secret)
     if state.needs_token():
         raise Problem(
             401,
             "a token is needed: Authorization: Bearer ff_...; its operator makes them",
             {"WWW-Authenticate": "Bearer"},
         )
-    _check_is_local(connection)
+    _check_is_local(connection, state.config.host)
     return Asker(owner=OPEN_OWNER, token=None)
 
 
-def _check_is_local(connection: HTTPConnection) -> None:
+def still_allowed(state: State, asker: Asker) -> bool:
+    """Whether one who was admitted would be again; for what lasts longer than a request."""
+    if asker.secret is not None:
+        return state.store.authenticate(asker.secret) is not None
+    return not state.needs_token()
+
+
+def _check_is_local(connection: HTTPConnection, own: str) -> None:
     headers = connection.headers
     if any(name in headers for name in _BY_PROXIES):
         raise Problem(403, "behind a proxy, requests need tokens: fakeface token create NAME")
-    host = urlsplit(f"//{headers.get('host', '')}")
-    if host.hostname not in _LOCAL_HOSTS:
+    try:
+        host = urlsplit(f"//{headers.get('host', '')}")
+        origin = urlsplit(headers["origin"]).netloc if "origin" in headers else host.netloc
+    except ValueError:
+        raise Problem(403, "the header Host or Origin is malformed") from None
+    if host.hostname not in _LOCAL_HOSTS and host.hostname != own:
         raise Problem(403, "without tokens, this service answers as localhost alone")
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host.netloc:
+    if origin != host.netloc:
         raise Problem(403, "a page of another site may not ask this service")
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Problem(403, "a page of another site may not ask this service")

@@ -15,13 +15,17 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from fakeface_jax.errors import FakeFaceError
-from service.http.callers import admit
+from service.batching import Busy
+from service.http.callers import STILL_ALLOWED, Asker, admit, still_allowed
 from service.http.problems import Problem
 from service.http.state import State, state_of
 from service.live import LiveSession
 from service.pictures import LimitedDetector
 
 router = APIRouter()
+
+_HELLOS = 32
+"""Connections that have not said who they are."""
 
 _HELLO = 10.0
 """Seconds that a client has for its first message."""
@@ -37,38 +41,51 @@ _REFUSED, _TOO_LARGE, _LATER = 1008, 1009, 1013
 async def live(socket: WebSocket) -> None:
     """Scores pictures as they come; the newest alone where they come faster than they are scored."""
     state = state_of(socket)
-    await socket.accept()
+    if state.hellos >= _HELLOS:
+        await socket.close(_LATER)  # before it is accepted: 403
+        return
+    state.hellos += 1
+    try:
+        await socket.accept()
+        asker = await _hello(socket, state)
+    finally:
+        state.hellos -= 1
+    if asker is None:
+        return
+    if not state.ready.is_set():
+        await _refuse(socket, _LATER, "the model is being loaded; try again later")
+        return
+    try:
+        with state.live_sessions.take(asker.owner):
+            await _converse(socket, state, asker)
+    except Busy as error:
+        await _refuse(socket, _LATER, str(error))
+
+
+async def _hello(socket: WebSocket, state: State) -> Asker | None:
+    """Who it is, by the first message; None for one who was refused."""
     try:
         hello = await asyncio.wait_for(socket.receive_json(), _HELLO)
         secret = hello.get("token") if isinstance(hello, dict) else None
         if secret is not None and not isinstance(secret, str):
             raise Problem(401, "the token is no text")
-        await asyncio.to_thread(admit, socket, state, secret)
+        return await asyncio.to_thread(admit, socket, state, secret)
     except Problem as error:
         await _refuse(socket, _REFUSED, error.detail, status=error.status)
-        return
     except (WebSocketDisconnect, TimeoutError, ValueError, KeyError, RuntimeError):
         await _refuse(socket, _REFUSED, 'the first message is JSON: {"token": "..."}, or null for none')
-        return
-    if not state.ready.is_set() or state.live_sessions >= state.config.limits.live_sessions:
-        state.metrics.refused.labels("live").inc()
-        await _refuse(socket, _LATER, "as many cameras are scored as may be; try again later")
-        return
-    state.live_sessions += 1
-    try:
-        await _converse(socket, state)
-    finally:
-        state.live_sessions -= 1
+    return None
 
 
-async def _converse(socket: WebSocket, state: State) -> None:
+async def _converse(socket: WebSocket, state: State, asker: Asker) -> None:
     limits = state.config.limits
     detector = LimitedDetector(await asyncio.to_thread(state.make_detector), limits.faces)
     session = LiveSession(state.classifier, detector, state.decoders.image)
-    await socket.send_json({"type": "ready", "size_limit": limits.image_bytes})
+    await socket.send_json({"type": "ready", "size_limit": limits.frame_bytes})
     newest: collections.deque[tuple[int, bytes, float]] = collections.deque()
     came, gone = asyncio.Event(), asyncio.Event()
-    reader = asyncio.create_task(_read(socket, newest, came, gone, limits.image_bytes))
+    asked = time.monotonic()
+    reader = asyncio.create_task(_read(socket, newest, came, gone, limits.frame_bytes))
     try:
         while not gone.is_set():
             await came.wait()
@@ -78,6 +95,11 @@ async def _converse(socket: WebSocket, state: State) -> None:
             if not newest:
                 continue
             number, data, received = newest.popleft()
+            if time.monotonic() - asked >= STILL_ALLOWED:
+                asked = time.monotonic()
+                if not await asyncio.to_thread(still_allowed, state, asker):
+                    await _refuse(socket, _REFUSED, "this token is unknown or revoked", status=401)
+                    return
             answer: dict[str, Any]
             try:
                 answer = await asyncio.to_thread(session.score, data, number, received)

@@ -27,6 +27,9 @@ CSP = (
 )
 """Of the page: nothing from elsewhere, no script but our files."""
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})
+"""Those that are counted by name; a client could make up any number of others."""
+
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -91,9 +94,10 @@ class Edge:
         # The route's pattern and not the path: few values, and none that a client chose.
         route = getattr(scope.get("route"), "path", "other")
         method = scope.get("method", "WEBSOCKET")
+        method = method if method in _METHODS else "other"
         state: State | None = getattr(scope["app"].state, "service", None) if "app" in scope else None
         if state is not None:
-            state.metrics.requests.labels(method if method.isalpha() else "other", route, str(status)).inc()
+            state.metrics.requests.labels(method, route, str(status)).inc()
             state.metrics.request_seconds.labels(route).observe(seconds)
         _log.info(
             "request",

@@ -10,11 +10,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from service.batching import Busy
-from service.http.bodies import Upload, receive
 from service.http.callers import Asker, Caller
 from service.http.problems import Problem, responses
 from service.http.schemas import Crop
 from service.http.state import State, state_of
+from service.http.uploads import place, take_in
 from service.pictures import Scored, Work
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
@@ -128,8 +128,8 @@ async def _score(
     request: Request, caller: Asker, state: State, name: str | None, *, whole_image: bool, **wanted: bool
 ) -> Scored:
     limits = state.config.limits
-    upload: Upload = await receive(request, most=limits.image_bytes, idle=limits.idle, total=limits.idle * 4, name=name)
-    await count_bytes(state, caller, upload.size)
+    async with place(request, state, caller, on_disk=False):
+        upload = await take_in(request, state, caller, most=limits.image_bytes, total=limits.idle * 4, name=name)
     if not state.ready.is_set():
         raise Problem(503, "the model is being loaded", {"Retry-After": "5"})
     try:
@@ -140,21 +140,6 @@ async def _score(
     scored = await _wait(request, work)
     state.metrics.scored_image(scored.report)
     return scored
-
-
-async def count_bytes(state: State, caller: Asker, size: int) -> None:
-    """Counts what a token has sent today.
-
-    Raises:
-        Problem: 429 where that is too much.
-    """
-    if caller.token is None:
-        return
-    if not await asyncio.to_thread(state.store.add_bytes, caller.owner, size, caller.token.bytes_per_day):
-        later = str(round(state.store.received.seconds_left()) + 1)
-        raise Problem(
-            429, f"more than {caller.token.bytes_per_day} bytes today with this token", {"Retry-After": later}
-        )
 
 
 async def _wait(request: Request, work: Work) -> Scored:

@@ -27,6 +27,7 @@ from service.limits import RateLimiter
 from service.live import Watchers
 from service.metrics import Metrics
 from service.pictures import PictureScorer
+from service.places import Places
 from service.sandbox.decoders import DecodeLimits, Decoders
 from service.settings import ServiceConfig
 from service.storage.job_records import Job
@@ -51,8 +52,8 @@ class State:
         metrics: what is counted.
         rates: requests of tokens.
         ready: the model is loaded and has scored.
-        live_sessions: browser cameras at the moment.
-        event_readers: connections that follow events at the moment.
+        uploads, live_sessions, event_readers: places of files being received, browser cameras, followers of events.
+        hellos: cameras that have not said who they are.
     """
 
     config: ServiceConfig
@@ -67,9 +68,11 @@ class State:
     hub: EventHub
     metrics: Metrics
     rates: RateLimiter
+    uploads: Places
+    live_sessions: Places
+    event_readers: Places
     ready: threading.Event = dataclasses.field(default_factory=threading.Event)
-    live_sessions: int = 0
-    event_readers: int = 0
+    hellos: int = 0
 
     @classmethod
     @contextlib.contextmanager
@@ -80,11 +83,7 @@ class State:
         classifier: FaceClassifier,
         make_detector: Callable[[], FaceDetector],
     ) -> Iterator[State]:
-        """The state, with its threads and processes; ended with the block.
-
-        Raises:
-            ConfigError: another server works in the store's directory.
-        """
+        """The state, with its threads and processes; ended with the block. The caller holds the store's directory."""
         limits = config.limits
         metrics = Metrics(model=classifier.spec.name, model_id=classifier.bundle.id)
         hub = EventHub()
@@ -94,7 +93,6 @@ class State:
             metrics.batch_seconds.observe(seconds)
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(store.exclusive())
             store.recover(config.attempts)
             decoders = stack.enter_context(
                 contextlib.closing(
@@ -138,6 +136,9 @@ class State:
                 hub=hub,
                 metrics=metrics,
                 rates=RateLimiter(),
+                uploads=Places("uploads", limits.uploads, metrics.refused.labels("uploads").inc),
+                live_sessions=Places("cameras", limits.live_sessions, metrics.refused.labels("live").inc),
+                event_readers=Places("followers of events", limits.event_readers, metrics.refused.labels("events").inc),
             )
             state._register()
             stack.callback(hub.close)
@@ -190,8 +191,8 @@ class State:
         metrics.gauge("queue_images", "Pictures that wait.", lambda: self.pictures.waiting)
         metrics.gauge("images_running", "Pictures that are being scored.", lambda: self.pictures.running)
         metrics.gauge("queue_faces", "Faces that wait for the model.", lambda: self.batcher.waiting)
-        metrics.gauge("live_sessions", "Browser cameras that are being scored.", lambda: self.live_sessions)
-        metrics.gauge("event_readers", "Connections that follow events.", lambda: self.event_readers)
+        metrics.gauge("live_sessions", "Browser cameras that are being scored.", lambda: self.live_sessions.taken)
+        metrics.gauge("event_readers", "Connections that follow events.", lambda: self.event_readers.taken)
         metrics.states(
             "decoder_kills",
             "Decoders that were killed or died.",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
 from fakeface_jax.errors import ConfigError
 from service.batching import Busy
+from service.http.bodies import receive
 from service.http.callers import Asker, Caller
 from service.http.following import follow
 from service.http.problems import Problem, responses
@@ -21,6 +23,8 @@ router = APIRouter(prefix="/v1", tags=["streams"])
 
 StateHere = Annotated[State, Depends(state_of)]
 
+_BODY_BYTES = 4096
+
 
 @router.post(
     "/streams",
@@ -29,11 +33,25 @@ StateHere = Annotated[State, Depends(state_of)]
     response_model=StreamData,
     responses={
         201: {"headers": {"Location": {"description": "Of the stream.", "schema": {"type": "string"}}}},
-        **responses(401, 403, 404, 422, 429, 503),
+        **responses(400, 401, 403, 404, 408, 413, 422, 429, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/StreamRequest"}}},
+        }
     },
 )
-async def start_stream(wanted: StreamRequest, caller: Caller, state: StateHere) -> JSONResponse:
+async def start_stream(request: Request, caller: Caller, state: StateHere) -> JSONResponse:
     """One that the operator of this service named; addresses of clients are never opened."""
+    idle = state.config.limits.idle
+    # Not left to FastAPI, which would read a body of any length before it is known who asks.
+    body = await receive(request, most=_BODY_BYTES, idle=idle, total=idle)
+    try:
+        wanted = StreamRequest.model_validate_json(body.data)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise Problem(422, f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}") from None
     try:
         one = await asyncio.to_thread(state.watchers.start, wanted.source, caller.owner)
     except ConfigError as error:
@@ -83,8 +101,8 @@ async def stream_events(
     one = _find(state, caller, stream_id)
     channel = state.hub.find(one.id)
     if channel is None or one.ended is not None:
-        return follow(state, None, [("end", one.to_dict())], last_event_id)
-    return follow(state, channel, [], last_event_id)
+        return follow(state, caller, None, [("end", one.to_dict())], last_event_id)
+    return follow(state, caller, channel, [], last_event_id)
 
 
 @router.delete(

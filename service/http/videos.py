@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fakeface_jax.errors import ConfigError
 from service.addresses import AllowList
@@ -19,10 +19,11 @@ from service.fetching import fetch
 from service.http.bodies import receive
 from service.http.callers import Asker, Caller
 from service.http.following import follow
-from service.http.images import FILE_BODY, count_bytes, page_response, wants_html
+from service.http.images import FILE_BODY, page_response, wants_html
 from service.http.problems import Problem, responses
 from service.http.schemas import Crops, JobData, JobList, VideoByUrl
 from service.http.state import State, state_of
+from service.http.uploads import count_fetched, place, take_in
 from service.jobs import SAMPLING_FIELDS
 from service.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
 from video.aggregation import check_rule
@@ -39,6 +40,8 @@ class _Fields(BaseModel):
     """What is asked for of a video, from query or form."""
 
     model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, max_length=1024, description="Of a file that is the body itself.")
 
     frames: int | None = None
     fps: float | None = None
@@ -90,7 +93,7 @@ _JOB_LOCATION = {"Location": {"description": "Of the job.", "schema": {"type": "
             "headers": _JOB_LOCATION,
         },
         202: {"description": "The job is in the queue.", "headers": _JOB_LOCATION},
-        **responses(400, 401, 403, 408, 413, 422, 429, 503),
+        **responses(400, 401, 403, 408, 413, 422, 429, 503, 507),
     },
     openapi_extra=_BODY,
 )
@@ -100,7 +103,6 @@ async def create_job(
     state: StateHere,
     fields: Annotated[_Fields, Query()],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[!-~ ]+$")] = None,
-    name: Annotated[str | None, Query(max_length=1024, include_in_schema=False)] = None,
 ) -> JSONResponse:
     """Takes the video, puts it into the queue, and answers at once.
 
@@ -112,8 +114,9 @@ async def create_job(
         "max_waiting": caller.token.waiting_jobs if caller.token is not None else None,
         "max_waiting_total": limits.jobs_waiting,
     }
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_no_room(state))
+        await stack.enter_async_context(place(request, state, caller, on_disk=True))
         # Before the upload, so that it is not sent in vain; a request that is repeated finds its job in any case.
         if idempotency_key is None:
             await asyncio.to_thread(state.store.check_room, caller.owner, **room)
@@ -122,12 +125,11 @@ async def create_job(
         if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
             shown, size, sha256, settings = await _fetch(request, caller, state, target)
         else:
-            upload = await receive(
-                request, most=limits.video_bytes, idle=limits.idle, total=limits.upload, target=target, name=name
+            upload = await take_in(
+                request, state, caller, most=limits.video_bytes, total=limits.upload, target=target, name=fields.name
             )
             shown, size, sha256 = upload.name, upload.size, upload.sha256
             settings = _settings({**request.query_params, **upload.fields} if upload.fields else fields)
-        await count_bytes(state, caller, size)
         try:
             job, created = await asyncio.to_thread(
                 state.store.create_job,
@@ -166,7 +168,7 @@ def _settings(fields: _Fields | Mapping[str, str]) -> dict[str, Any]:
     """
     try:
         if not isinstance(fields, _Fields):
-            fields = _Fields.model_validate({key: value for key, value in fields.items() if key != "name"})
+            fields = _Fields.model_validate(dict(fields))
         sampling = Sampling(**{name: getattr(fields, name) for name in SAMPLING_FIELDS}).resolved()
         if fields.rule is not None:
             check_rule(fields.rule)
@@ -192,6 +194,7 @@ async def _fetch(request: Request, caller: Asker, state: State, target: Path) ->
         raise Problem(422, f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}") from None
     settings = _settings(_Fields(**wanted.model_dump(exclude={"url"})))
     file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=limits.video_bytes)
+    await count_fetched(state, caller, file.bytes)
     return file.name, file.bytes, file.sha256, settings
 
 
@@ -272,8 +275,8 @@ async def job_events(
     if job.state != "running":  # the channel has that
         told.append(("state", {"state": str(job.state), "attempt": job.attempt}))
     if job.state in ("done", "failed"):
-        return follow(state, None, [*told, ("end", state.job_data(job))], last_event_id)
-    return follow(state, channel, told, last_event_id)
+        return follow(state, caller, None, [*told, ("end", state.job_data(job))], last_event_id)
+    return follow(state, caller, channel, told, last_event_id)
 
 
 @router.get(

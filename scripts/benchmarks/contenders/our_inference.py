@@ -1,0 +1,69 @@
+"""Ours: the backend of `FaceClassifier`, which crops of faces go through.
+
+    our_inference.py FOLDER BUNDLE BACKEND
+
+BACKEND is `auto`, what a user gets; `jax`; or `int8`: the bundle's int8 form, with ranges observed on the pictures of
+FOLDER/calibration.npy. A question with no repeats is answered by a profile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from serving import serve
+
+
+def make() -> Any:
+    """The program's answers."""
+    from fakeface_jax.backends.choice import create_backend
+    from fakeface_jax.backends.graph import build_model, import_openvino
+    from fakeface_jax.backends.int8 import observed_ranges
+    from fakeface_jax.backends.layers import inference_layers
+    from fakeface_jax.backends.openvino import OpenVinoBackend
+    from fakeface_jax.bundle import load_bundle
+
+    folder, name, kind = sys.argv[1:]
+    bundle = load_bundle(name)
+    if kind == "int8":
+        ranges = observed_ranges(bundle, np.load(Path(folder) / "calibration.npy"))
+        # Not through `create_backend`: only a bundle that `scripts/quantize.py` saved has int8 answers to check.
+        backend = OpenVinoBackend.of(dataclasses.replace(bundle.spec, int8=ranges), bundle.weights)
+    else:
+        backend = create_backend(bundle, kind)
+    pictures = np.load(Path(folder) / "pictures.npy")
+
+    def profile() -> dict[str, Any]:
+        """Milliseconds per kind of layer, of one picture: OpenVINO's own counters."""
+        layers, pixels = inference_layers(bundle.spec.model, bundle.weights), bundle.spec.normalization
+        model = build_model(layers, size=bundle.spec.crop.size, mean=pixels.mean, std=pixels.std, one=True)
+        settings = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        request = import_openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+        for _ in range(5):
+            request.infer({0: np.ascontiguousarray(pictures[:1])})
+        found: dict[str, float] = {}
+        for node in request.profiling_info:
+            milliseconds = node.real_time.total_seconds() * 1000
+            found[node.node_type] = found.get(node.node_type, 0.0) + milliseconds
+        return {"parts": found}
+
+    def answer(batch: int, repeats: int) -> dict[str, Any]:
+        if not repeats:
+            return profile()
+        given = np.ascontiguousarray(pictures[:batch])
+        found = backend.logits(given)  # the first of a batch size may prepare something
+        started = time.perf_counter()
+        for _ in range(repeats):
+            backend.logits(given)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "logits": found.astype(float).tolist(), "backend": backend.name}
+
+    return answer
+
+
+if __name__ == "__main__":
+    serve(make)
