@@ -10,10 +10,12 @@
     fakeface calibrate ...         a model's thresholds on pictures of your own
     fakeface update ...            a model, with new fakes
     fakeface data merge|audit|build ...
+    fakeface serve                 the service over HTTP, and its web page
     fakeface token create|list|revoke   who may use the service
 
 Exit codes: 0 done; 1 a check failed (audit, update, verify) or training diverged; 2 usage, configuration, model or data
-set; 3 some inputs failed; 4 none could be read; 128 + signal when stopped by one.
+set; 3 some inputs failed; 4 none could be read; 128 + signal when stopped by one
+(a service that is stopped ends with 0).
 
 Results go to stdout or `--output`, everything else to stderr. Nothing heavy is imported before a command runs.
 """
