@@ -28,6 +28,7 @@ from service.events import EventHub
 from service.metrics import Metrics
 from service.pictures import LimitedDetector
 from service.sandbox.decoders import Decoders
+from service.sandbox.decoding import DecoderUnavailable
 from service.settings import ServiceConfig
 from service.storage.database import StoreError
 from service.storage.job_records import Job
@@ -47,6 +48,9 @@ _POLL = 5.0
 
 _SWEEP = 600.0
 """Seconds between two looks for what has expired."""
+
+_MOST_ATTEMPTS = 50
+"""Of a job that each time fails for want of something that comes back."""
 
 _WANTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN})
 
@@ -101,6 +105,11 @@ class JobRunner:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def detector(self) -> str:
+        """Its name."""
+        return self._detector.name
 
     @property
     def alive(self) -> bool:
@@ -171,8 +180,9 @@ class JobRunner:
         except Exception as error:
             # The files of a job that was deleted are gone under its feet: that is no error.
             if wanting := _for_want(error):
-                _log.warning("job back in the queue", extra={"job": job.id, "for_want_of": str(error)})
-                self._unsettled.append((job, None))
+                _log.warning("no space, memory or descriptors", extra={"job": job.id, "kind": type(error).__name__})
+                again = job.attempt < _MOST_ATTEMPTS
+                self._unsettled.append((job, None if again else "the service has no room for it; try another day"))
             elif isinstance(error, FakeFaceError):
                 self._unsettled.append((job, str(error)))
             elif self._is_there(job):
@@ -236,7 +246,6 @@ class JobRunner:
 
         media = self._store.artefact(job.id, "media")
         with self._decoders.open_video(media, job.name, stop=self._should_stop) as video:
-            self._check_length(job, video)
             report = score_video(
                 self._classifier,
                 self._detector,
@@ -260,6 +269,7 @@ class JobRunner:
             job.id,
             job.attempt,
             report_json=json.dumps(report.to_dict(), allow_nan=False),
+            model_id=self._classifier.bundle.id,
             verdict=str(report.verdict),
             p_fake=report.p_fake,
             reason=report.reason,
@@ -268,11 +278,6 @@ class JobRunner:
         if stored:
             self._metrics.jobs.labels("done").inc()
             self._metrics.scored_video(report)
-
-    def _check_length(self, job: Job, video: FrameSource) -> None:
-        most = self._config.limits.video_seconds
-        if video.duration is not None and video.duration > most:
-            raise LimitExceeded(job.name, f"{video.duration:.0f} s long, more than {most:.0f} s", "send a part of it")
 
     def _check_stop(self, job: Job) -> None:
         if self._should_stop():
@@ -290,7 +295,7 @@ class JobRunner:
 def _for_want(error: BaseException) -> bool:
     """Whether it failed for want of what comes back: space, memory, descriptors. The next try may succeed."""
     while True:
-        if isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in _WANTS):
+        if isinstance(error, StoreError | DecoderUnavailable) or (isinstance(error, OSError) and error.errno in _WANTS):
             return True
         if error.__cause__ is None:
             return False

@@ -9,7 +9,6 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import logging
 import secrets
 import threading
@@ -22,6 +21,7 @@ from fakeface_jax.errors import ConfigError, FakeFaceError
 from fakeface_jax.faces import FaceDetector
 from service.batching import Busy
 from service.events import EventHub
+from service.logs import utc
 from service.pictures import LimitedDetector
 from service.sandbox.decoders import Decoders
 from service.settings import ServiceConfig
@@ -73,8 +73,8 @@ class Watched:
             "reason": status.get("reason", "no picture yet"),
             "people": status.get("people", []),
             "counters": status.get("counters"),
-            "started": _utc(self.started),
-            "ended": None if self.ended is None else _utc(self.ended),
+            "started": utc(self.started),
+            "ended": None if self.ended is None else utc(self.ended),
             "error": self.error,
         }
 
@@ -180,6 +180,8 @@ class Watchers:
                     if isinstance(event, Status):
                         one.status = event
                     data = event.to_dict()
+                    if data.get("state") == str(State.ENDED):
+                        data["reason"] = ""  # it may name the source's address, which is the operator's
                     channel.send(str(data.pop("type")), data)
         except FakeFaceError as error:
             # The message may hold the address, which clients have no need to know.
@@ -236,9 +238,3 @@ class LiveSession:
             "faces": plain(scorer.faces),
             "changes": [change.to_dict() for change in changes],
         }
-
-
-def _utc(seconds: float) -> str:
-    return (
-        datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )

@@ -24,14 +24,21 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
+def utc(seconds: float | None) -> str | None:
+    """A moment as ISO 8601, from seconds since 1970; None stays None."""
+    if seconds is None:
+        return None
+    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+    return time.replace("+00:00", "Z")
+
+
 class JsonFormatter(logging.Formatter):
     """A record, with all that was given as `extra`, on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         entry: dict[str, object] = {
-            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

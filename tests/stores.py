@@ -39,7 +39,14 @@ def finish(store, job, *, report='{"verdict": "real"}', expires=None, page=None)
     if page is not None:
         store.artefact(job.id, "page.html").write_text(page)
     return store.finish(
-        job.id, job.attempt, report_json=report, verdict="real", p_fake=0.25, reason="few fakes", expires=expires
+        job.id,
+        job.attempt,
+        report_json=report,
+        verdict="real",
+        p_fake=0.25,
+        reason="few fakes",
+        expires=expires,
+        model_id=job.model_id,
     )
 
 

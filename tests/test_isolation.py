@@ -103,15 +103,23 @@ def run_filter(program, *, architecture, number, argument=0):
 @pytest.mark.parametrize(
     ("machine", "architecture", "calls"),
     [
-        ("x86_64", 0xC000003E, {"read": 0, "openat": 257, "execve": 59, "socket": 41, "clone": 56, "prlimit": 302}),
-        ("aarch64", 0xC00000B7, {"read": 63, "openat": 56, "execve": 221, "socket": 198, "clone": 220, "prlimit": 261}),
+        (
+            "x86_64",
+            0xC000003E,
+            {"read": 0, "openat": 257, "execve": 59, "socket": 41, "clone": 56, "prlimit": 302, "tgkill": 234},
+        ),
+        (
+            "aarch64",
+            0xC00000B7,
+            {"read": 63, "openat": 56, "execve": 221, "socket": 198, "clone": 220, "prlimit": 261, "tgkill": 131},
+        ),
     ],
 )
 def test_the_filter_refuses_what_it_says(machine, architecture, calls):
     allowed, refused, unknown = 0x7FFF0000, 0x50001, 0x50026
 
     def answer(name, argument=0, network=False):
-        program = seccomp.filter_program(machine, network=network)
+        program = seccomp.filter_program(machine, network=network, process=4242)
         return run_filter(program, architecture=architecture, number=calls[name], argument=argument)
 
     assert answer("read") == answer("openat") == allowed
@@ -120,7 +128,8 @@ def test_the_filter_refuses_what_it_says(machine, architecture, calls):
     assert answer("clone", 0x3D0F00) == allowed  # what pthread_create passes
     assert answer("clone", 0x1200011) == refused  # what fork passes
     assert (answer("prlimit"), answer("prlimit", 1)) == (allowed, refused)
-    program = seccomp.filter_program(machine, network=False)
+    assert (answer("tgkill", 4242), answer("tgkill", 4241)) == (allowed, refused), "itself, and others"
+    program = seccomp.filter_program(machine, network=False, process=4242)
     assert run_filter(program, architecture=architecture, number=435) == unknown  # clone3
     assert run_filter(program, architecture=0x40000003, number=0) == 0x80000000  # of 32-bit programs
     if machine == "x86_64":

@@ -167,7 +167,7 @@ with store.exclusive():
         store.artefact(job.id, "page.html").write_text("page of " + job.name)
         time.sleep(random.uniform(0, 0.015))
         if store.finish(job.id, job.attempt, report_json='{"sha256": "%s"}' % hashlib.sha256(content).hexdigest(),
-                        verdict="real", p_fake=0.5, reason="", expires=None):
+                        verdict="real", p_fake=0.5, reason="", expires=None, model_id=job.model_id):
             tell("finished", job.id)
 store.close()
 """
@@ -243,7 +243,8 @@ def create(store, content, keep):
 def work(store):
     job = store.claim()
     store.artefact(job.id, "page.html").write_text(job.name)
-    done = store.finish(job.id, job.attempt, report_json=job.name, verdict="real", p_fake=None, reason="", expires=None)
+    done = store.finish(job.id, job.attempt, report_json=job.name, verdict="real", p_fake=None, reason="", expires=None,
+                        model_id=job.model_id)
     return job, done
 
 def live(tell):

@@ -27,6 +27,7 @@ from service.sandbox import child as child_module
 from service.sandbox import seccomp
 from service.sandbox.child import Child
 from service.sandbox.decoders import DecodeLimits, Decoders
+from service.sandbox.decoding import DecoderUnavailable
 from video.frames import FrameSource, VideoFile
 from video.live.captures import ConnectionLost, StreamSource
 from video.live.settings import StreamConfig
@@ -348,7 +349,7 @@ def test_work_is_stopped_between_frames_and_while_waiting(decoders, classifier):
 def test_a_decoder_that_does_not_start_is_an_error_that_says_so(monkeypatch, portrait):
     monkeypatch.setattr(child_module.sys, "executable", "/bin/false")
     with Decoders(spare=False) as decoders:
-        with pytest.raises(OpenError, match=r"^a: the decoder cannot be started: it did not start"):
+        with pytest.raises(DecoderUnavailable, match=r"^a: the decoder cannot be started: it did not start"):
             decoders.image(portrait, "a")
         monkeypatch.setattr(child_module.sys, "executable", "/no/such/program")
         with pytest.raises(OpenError, match="No such file"):

@@ -108,7 +108,8 @@ def test_a_deleted_job_is_gone_also_while_it_runs(store):
     assert list((store.directory / "jobs").iterdir()) == []
     assert store.job("a", job.id) is None
     assert not store.fail(job.id, job.attempt, "late")
-    assert not store.finish(job.id, job.attempt, report_json="{}", verdict="real", p_fake=None, reason="", expires=None)
+    late = {"report_json": "{}", "verdict": "real", "p_fake": None, "reason": "", "expires": None}
+    assert not store.finish(job.id, job.attempt, model_id=job.model_id, **late)
     assert reports_stored(store) == 0
     assert list((store.directory / "jobs").iterdir()) == []
 

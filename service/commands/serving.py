@@ -136,6 +136,7 @@ def _server(config: Any, app: FastAPI) -> Any:
                     signal.signal(one, handler)
 
         async def startup(self, sockets: list[Any] | None = None) -> None:
+            self._loop = asyncio.get_running_loop()
             await super().startup(sockets)
             if self.started:
                 host, port, *_ = (sockets or self.servers[0].sockets)[0].getsockname()
@@ -146,6 +147,7 @@ def _server(config: Any, app: FastAPI) -> Any:
             super().handle_exit(sig, frame)
             state = getattr(app.state, "service", None)
             if state is not None:
-                state.hub.close()
+                # Not from here: a signal comes at any moment, also while its locks are held by this very thread.
+                self._loop.call_soon_threadsafe(state.hub.close)
 
     return Server(config)

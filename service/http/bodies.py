@@ -150,7 +150,9 @@ class _Sink:
             raise _too_long(self._most)
         self.hash.update(data)
         try:
-            self._file.write(data)
+            view = memoryview(data)
+            while view:  # what is unbuffered may write a part
+                view = view[self._file.write(view) :]
         except OSError as error:
             raise Problem(507, "the disk of the service is full; try later", {"Retry-After": "300"}) from error
 

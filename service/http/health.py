@@ -40,11 +40,11 @@ async def healthz() -> dict[str, str]:
 )
 async def readyz(state: StateHere) -> JSONResponse:
     """The model has scored, both workers live, the store can be written. Says what isolates the decoders, too."""
-    found = await asyncio.to_thread(state.problems)
+    found = await state.health.problems()
     body: dict[str, Any] = {
         "status": "not ready" if found else "ready",
         "problems": found,
-        "isolation": dict(state.decoders.isolation),
+        "isolation": state.isolation,
     }
     return JSONResponse(body, 503 if found else 200)
 

@@ -154,3 +154,4 @@ async def _wait(request: Request, work: Work) -> Scored:
                 raise Problem(503, "the client has left")  # nobody reads it
     finally:
         work.ticket.cancel()
+        result.cancel()  # what has not begun never will, and nobody misses its result

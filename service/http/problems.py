@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, printable
 from service.batching import Busy, GivenUp
 from service.logs import request_id
+from service.sandbox.decoding import DecoderUnavailable
 from service.storage.database import StoreError
 
 _log = logging.getLogger("fakeface.http")
@@ -56,7 +57,8 @@ class ProblemDetails(BaseModel):
 
 
 def responses(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of these errors."""
+    """What OpenAPI says of these errors. Where somebody is asked for, the store may be out of reach."""
+    codes = (*codes, 503) if 401 in codes and 503 not in codes else codes
     return {
         code: {
             "description": http.HTTPStatus(code).phrase,
@@ -88,7 +90,7 @@ def problem_response(
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Registers what becomes of every exception."""
+    """Registers what becomes of exceptions; those that nobody expects, `edge` answers."""
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
@@ -125,8 +127,7 @@ def answer_errors(app: FastAPI) -> None:
         _log.error("the store cannot be used", exc_info=error)
         return problem_response(503, "the store cannot be used at the moment", headers={"Retry-After": "30"})
 
-    @app.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> JSONResponse:
-        # Nothing of it goes outside; the log has it, under the request's id.
-        _log.error("unexpected error", exc_info=error)
-        return problem_response(500, "an error in the service; its log has it under the id of this request")
+    @app.exception_handler(DecoderUnavailable)
+    async def no_decoder(_: Request, error: DecoderUnavailable) -> JSONResponse:
+        _log.error("no decoder", exc_info=error)
+        return problem_response(503, "no decoder can be had at the moment", headers={"Retry-After": "10"})

@@ -5,13 +5,13 @@ Reports have a JSON Schema of their own, `video/report.schema.json`; `report_sch
 
 from __future__ import annotations
 
-import datetime
 import importlib.resources
 import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.logs import utc
 from service.storage.job_records import Job
 
 
@@ -90,12 +90,12 @@ class Crops(BaseModel):
     crops: list[Crop]
 
 
-class VideoByUrl(BaseModel):
-    """A video that the service fetches; its operator names the hosts."""
+class VideoFields(BaseModel):
+    """What is asked for of a video, from query, form or JSON."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=4096, examples=["https://media.example.org/clip.mp4"])
+    name: str | None = Field(default=None, max_length=1024, description="Of a file that is the body itself.")
     frames: int | None = None
     fps: float | None = None
     every: int | None = None
@@ -106,6 +106,12 @@ class VideoByUrl(BaseModel):
     annotate: bool = False
     crops: bool = True
     keep_media: bool = False
+
+
+class VideoByUrl(VideoFields):
+    """A video that the service fetches; its operator names the hosts."""
+
+    url: str = Field(max_length=4096, examples=["https://media.example.org/clip.mp4"])
 
 
 class StreamRequest(BaseModel):
@@ -177,15 +183,6 @@ def describe_job(
         "cached": job.cached,
         "expires": utc(job.expires),
     }
-
-
-def utc(seconds: float | None) -> str | None:
-    """ISO 8601."""
-    if seconds is None:
-        return None
-    return (
-        datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
 
 
 def report_schemas() -> dict[str, Any]:

@@ -7,9 +7,11 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -53,7 +55,9 @@ class State:
         rates: requests of tokens.
         ready: the model is loaded and has scored.
         uploads, live_sessions, event_readers: places of files being received, browser cameras, followers of events.
+        health: what is wrong, if anything.
         hellos: cameras that have not said who they are.
+        isolation: what decoders cannot do here, as `problems` found it last.
     """
 
     config: ServiceConfig
@@ -72,7 +76,9 @@ class State:
     live_sessions: Places
     event_readers: Places
     ready: threading.Event = dataclasses.field(default_factory=threading.Event)
+    health: Health = dataclasses.field(init=False)
     hellos: int = 0
+    isolation: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     @classmethod
     @contextlib.contextmanager
@@ -141,6 +147,7 @@ class State:
                 event_readers=Places("followers of events", limits.event_readers, metrics.refused.labels("events").inc),
             )
             state._register()
+            state.health = Health(state.problems)
             stack.callback(hub.close)
             stack.enter_context(runner)
             yield state
@@ -154,6 +161,11 @@ class State:
         self.ready.set()
         # The gradient behind heat maps takes longer to compile than anything else, and is needed later if at all.
         heatmap(self.classifier, np.zeros((1, size, size, 3), np.uint8))
+
+    @property
+    def detector(self) -> str:
+        """What finds faces."""
+        return self.runner.detector
 
     def needs_token(self) -> bool:
         """Whether somebody without a token is refused: beyond this machine, or once there are tokens."""
@@ -178,6 +190,10 @@ class State:
         if not self.runner.alive:
             found.append("the thread that scores videos has ended")
         try:
+            self.isolation = dict(self.decoders.isolation)
+        except Exception as error:
+            found.append(f"no decoder can be started: {type(error).__name__}")
+        try:
             self.store.check_writable()
         except Exception as error:
             found.append(f"the store cannot be written: {type(error).__name__}")
@@ -201,6 +217,26 @@ class State:
             total=True,
         )
         metrics.states("streams", "Live sources by state.", "state", self.watchers.states, total=False)
+
+
+class Health:
+    """What is wrong, asked for once a second at most: asking writes to the disk, and anybody may ask.
+
+    Args:
+        find: says what is wrong.
+    """
+
+    def __init__(self, find: Callable[[], list[str]]) -> None:
+        self._find = find
+        self._lock = asyncio.Lock()
+        self._known: tuple[float, list[str]] | None = None
+
+    async def problems(self) -> list[str]:
+        """Of this second."""
+        async with self._lock:
+            if self._known is None or time.monotonic() - self._known[0] >= 1.0:
+                self._known = time.monotonic(), await asyncio.to_thread(self._find)
+            return self._known[1]
 
 
 def state_of(connection: HTTPConnection) -> State:

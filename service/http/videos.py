@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from fakeface_jax.errors import ConfigError
 from service.addresses import AllowList
@@ -21,7 +21,7 @@ from service.http.callers import Asker, Caller
 from service.http.following import follow
 from service.http.images import FILE_BODY, page_response, wants_html
 from service.http.problems import Problem, responses
-from service.http.schemas import Crops, JobData, JobList, VideoByUrl
+from service.http.schemas import Crops, JobData, JobList, VideoByUrl, VideoFields
 from service.http.state import State, state_of
 from service.http.uploads import count_fetched, place, take_in
 from service.jobs import SAMPLING_FIELDS
@@ -36,28 +36,9 @@ _RETRY_QUEUE = "30"
 StateHere = Annotated[State, Depends(state_of)]
 
 
-class _Fields(BaseModel):
-    """What is asked for of a video, from query or form."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str | None = Field(default=None, max_length=1024, description="Of a file that is the body itself.")
-
-    frames: int | None = None
-    fps: float | None = None
-    every: int | None = None
-    faces: int | None = None
-    start: float | None = None
-    end: float | None = None
-    rule: str | None = None
-    annotate: bool = False
-    crops: bool = True
-    keep_media: bool = False
-
-
 _FIELDS_SCHEMA: dict[str, Any] = {
     name: {key: value for key, value in part.items() if key != "title"}
-    for name, part in _Fields.model_json_schema()["properties"].items()
+    for name, part in VideoFields.model_json_schema()["properties"].items()
 }
 
 _BODY: dict[str, Any] = {
@@ -101,7 +82,7 @@ async def create_job(
     request: Request,
     caller: Caller,
     state: StateHere,
-    fields: Annotated[_Fields, Query()],
+    fields: Annotated[VideoFields, Query()],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[!-~ ]+$")] = None,
 ) -> JSONResponse:
     """Takes the video, puts it into the queue, and answers at once.
@@ -138,7 +119,7 @@ async def create_job(
                 media=target,
                 media_sha256=sha256,
                 media_bytes=size,
-                settings=settings,
+                settings=settings | {"detector": state.detector},
                 model_id=state.classifier.bundle.id,
                 idempotency_key=idempotency_key,
                 **room,
@@ -160,15 +141,15 @@ def _no_room(state: State) -> Iterator[None]:
         raise Problem(503, str(error), {"Retry-After": _RETRY_QUEUE}) from error
 
 
-def _settings(fields: _Fields | Mapping[str, str]) -> dict[str, Any]:
+def _settings(fields: VideoFields | Mapping[str, str]) -> dict[str, Any]:
     """Settings in one spelling, so that the same ones are known again.
 
     Raises:
         Problem: 422 for one that cannot be used.
     """
     try:
-        if not isinstance(fields, _Fields):
-            fields = _Fields.model_validate(dict(fields))
+        if not isinstance(fields, VideoFields):
+            fields = VideoFields.model_validate(dict(fields))
         sampling = Sampling(**{name: getattr(fields, name) for name in SAMPLING_FIELDS}).resolved()
         if fields.rule is not None:
             check_rule(fields.rule)
@@ -192,7 +173,8 @@ async def _fetch(request: Request, caller: Asker, state: State, target: Path) ->
     except ValidationError as error:
         found = error.errors()[0]
         raise Problem(422, f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}") from None
-    settings = _settings(_Fields(**wanted.model_dump(exclude={"url"})))
+    settings = _settings(VideoFields(**wanted.model_dump(exclude={"url"})))
+    await count_fetched(state, caller, 1)  # nothing is fetched for a token that has had its share
     file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=limits.video_bytes)
     await count_fetched(state, caller, file.bytes)
     return file.name, file.bytes, file.sha256, settings
@@ -219,13 +201,14 @@ async def list_jobs(
         jobs, cursor = await asyncio.to_thread(state.store.jobs, caller.owner, limit=limit, before=before)
     except InvalidCursor as error:
         raise Problem(422, str(error)) from error
-    return JSONResponse({"jobs": [state.job_data(job) for job in jobs], "next": cursor})
+    listed = await asyncio.to_thread(lambda: [state.job_data(job) for job in jobs])
+    return JSONResponse({"jobs": listed, "next": cursor})
 
 
 @router.get("/jobs/{job_id}", summary="A job", response_model=JobData, responses=responses(401, 403, 404, 429))
 async def get_job(job_id: str, caller: Caller, state: StateHere) -> JSONResponse:
     """Where it stands, and its verdict once there is one."""
-    return JSONResponse(state.job_data(await _job(state, caller, job_id)))
+    return JSONResponse(await asyncio.to_thread(state.job_data, await _job(state, caller, job_id)))
 
 
 @router.delete(

@@ -28,7 +28,10 @@ from jaxtyping import UInt8
 
 from fakeface_jax import errors
 from fakeface_jax.errors import Cancelled, DecodeError, FakeFaceError, LimitExceeded, MediaError, OpenError, printable
-from service.sandbox.decoding import BrokenChannel, Channel, DecodeLimits, Silence, shared_memory
+from service.sandbox.decoding import BrokenChannel, Channel, DecodeLimits, DecoderUnavailable, Silence, shared_memory
+
+_LONGEST = 60
+"""Times the longest silence that one answer may take: an hour where a minute of silence is allowed."""
 
 _START_SECONDS = 60.0
 """Until a child is ready; it takes half a second on an idle machine."""
@@ -79,7 +82,10 @@ class Child:
         self.uses = 0
         self._memory: mmap.mmap | None = None
         self._slot_size = 0
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise DecoderUnavailable(f"the decoder cannot be started: {error.strerror or error}") from error
         self._channel = Channel(ours)
         given = {
             "channel": theirs.fileno(),
@@ -102,9 +108,7 @@ class Child:
             )
         except OSError as error:
             ours.close()
-            raise OpenError(
-                "(decoder)", f"cannot be started: {error.strerror or error}", "see to the machine"
-            ) from error
+            raise DecoderUnavailable(f"the decoder cannot be started: {error.strerror or error}") from error
         finally:
             theirs.close()
 
@@ -127,7 +131,7 @@ class Child:
         """Waits until it has loaded all it needs.
 
         Raises:
-            OpenError: it does not start here.
+            DecoderUnavailable: it does not start now.
         """
         if self._ready:
             return
@@ -140,7 +144,7 @@ class Child:
             problem = f"it did not start: {type(error).__name__} {error}".rstrip()
         if not self._ready:
             self._end("start")
-            raise OpenError(name, printable(f"the decoder cannot be started: {problem}"), "see to the machine")
+            raise DecoderUnavailable(printable(f"{name}: the decoder cannot be started: {problem}"))
 
     def share(self, size: int, slots: int) -> None:
         """Gives it memory to hand pictures out in; where there is none, they come over the socket."""
@@ -159,6 +163,7 @@ class Child:
         name: str,
         *,
         seconds: float,
+        at_most: float | None = None,
         max_bytes: int = 0,
         stop: Stop | None = None,
         beat: Callable[[int], None] = lambda done: None,
@@ -168,6 +173,7 @@ class Child:
         Args:
             name: of the media, for errors.
             seconds: longest time without any message.
+            at_most: longest time until the answer, signs of life or not; `_LONGEST` times `seconds` by default.
             max_bytes: of its payload.
             stop: asked again and again while nothing comes, and at each sign of life.
             beat: called at each sign of life.
@@ -176,10 +182,14 @@ class Child:
             MediaError: what the child says about the media, or what its end means.
             Cancelled: `stop` answered True; the child is ended.
         """
+        # Signs of life prolong it, but not for ever: a decoder that is no more ours would give nothing else.
+        last = time.monotonic() + (at_most or _LONGEST * seconds)
         while True:
             if stop is not None:
                 self._wait_unless(stop, name, seconds)
             try:
+                if time.monotonic() > last:
+                    raise Silence
                 header, payload = self._channel.receive(max_bytes=max_bytes, timeout=seconds)
             except Silence:
                 self._end("timeout")
@@ -313,7 +323,12 @@ def _error(name: str, header: Mapping[str, Any]) -> FakeFaceError:
     problem, remedy = printable(str(header.get("problem", ""))), printable(str(header.get("remedy", "")))
     kinds = {"OpenError": OpenError, "DecodeError": DecodeError, "LimitExceeded": LimitExceeded}
     if header["error"] in kinds:
-        return kinds[header["error"]](name, problem, remedy)
+        error = kinds[header["error"]](name, problem, remedy)
+        number = header.get("errno")
+        if isinstance(number, int) and 0 < number < 200:
+            # A full disk, say: whoever asked may want to know that it is not the media.
+            error.__cause__ = OSError(number, os.strerror(number))
+        return error
     if header["error"] == "ConfigError":
         return errors.ConfigError(problem)
     return DecodeError(name, problem or "cannot be decoded", remedy)

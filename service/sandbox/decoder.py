@@ -305,12 +305,15 @@ def _described(error: Exception) -> dict[str, Any]:
     from fakeface_jax.errors import FakeFaceError, MediaError
 
     cause: BaseException | None = error
+    number = 0
     while cause is not None:
         if isinstance(cause, MemoryError):
             return {"memory": True}
+        number = number or (cause.errno or 0 if isinstance(cause, OSError) else 0)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, MediaError):
-        return {"error": type(error).__name__, "problem": error.problem[:2000], "remedy": error.remedy[:500]}
+        said = {"error": type(error).__name__, "problem": error.problem[:2000], "remedy": error.remedy[:500]}
+        return {**said, "errno": number}
     if isinstance(error, FakeFaceError):
         return {"error": type(error).__name__, "problem": str(error)[:2000]}
     return {"bug": f"{type(error).__name__}: {error}"[:2000]}

@@ -32,9 +32,9 @@ from jaxtyping import UInt8
 
 from fakeface_jax.errors import LimitExceeded, OpenError
 from service.sandbox.child import Child, Stop
-from service.sandbox.decoding import DecodeLimits
+from service.sandbox.decoding import DecodeLimits, DecoderUnavailable
 from service.sandbox.isolated import IsolatedCapture, IsolatedVideo
-from video.live.captures import StreamSource
+from video.live.captures import ConnectionLost, StreamSource
 from video.report import VideoReport
 
 __all__ = ["DecodeLimits", "Decoders", "IsolatedCapture", "IsolatedVideo"]
@@ -114,7 +114,10 @@ class Decoders:
             child.uses += 1
             child.send({"do": "picture", "name": name}, data)
             header, payload = child.receive(
-                name, seconds=self.limits.image_seconds, max_bytes=3 * self.limits.max_pixels
+                name,
+                seconds=self.limits.image_seconds,
+                at_most=self.limits.image_seconds + 1.0,
+                max_bytes=3 * self.limits.max_pixels,
             )
             image = child.picture(header, payload, name)
             self._learn(child)
@@ -201,9 +204,14 @@ class Decoders:
             ConnectionLost, MediaError: see `video.live.captures.OpenCapture`.
         """
         name = str(source)
-        child = self._take(name) if source.kind == "file" else self._starter.submit(self._start, network=True).result()
         try:
-            child.wait_until_ready(name)
+            if source.kind == "file":
+                child = self._take(name)
+            else:
+                child = self._ready(self._starter.submit(self._start, network=True).result(), name)
+        except (DecoderUnavailable, RuntimeError) as error:  # RuntimeError: closed meanwhile
+            raise ConnectionLost(str(error)) from error
+        try:
             return IsolatedCapture(child, source, open_timeout, read_timeout, self.limits)
         except BaseException:
             self._free(child)
@@ -242,13 +250,21 @@ class Decoders:
         """A child that is ready; the next one begins to start."""
         with self._lock:
             if self._closed:
-                raise OpenError(name, "the decoders are closed", "start the service again")
+                raise DecoderUnavailable(f"{name}: the decoders are closed")
             waiting, self._spare = self._spare, None
             if self._keep_spare:
                 self._spare = self._starter.submit(self._start, network=False)
-        child = (waiting or self._starter.submit(self._start, network=False)).result()
+        if waiting is not None:
+            # It may have died while it waited, or never have started: that is not the fault of this media.
+            with contextlib.suppress(DecoderUnavailable):
+                return self._ready(waiting.result(), name)
+        return self._ready(self._starter.submit(self._start, network=False).result(), name)
+
+    def _ready(self, child: Child, name: str) -> Child:
         try:
             child.wait_until_ready(name)
+            if not child.alive:
+                raise DecoderUnavailable(f"{name}: the decoder has ended")
         except BaseException:
             self._free(child)
             raise

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fakeface_jax.errors import ConfigError
+from fakeface_jax.errors import ConfigError, FakeFaceError
 from fakeface_jax.images import MAX_BYTES, MAX_PIXELS
 
 MAX_HEADER = 64 * 2**10
@@ -83,6 +83,16 @@ class DecodeLimits:
             raise ConfigError(f"limit memory_bytes {self.memory_bytes} is below 1 GiB, which the decoder itself needs")
         if self.open_files < 32:
             raise ConfigError(f"limit open_files {self.open_files} is below 32, which the decoder itself needs")
+
+
+class DecoderUnavailable(FakeFaceError):
+    """No decoder can be had now, which says nothing about the media: the next try may find one.
+
+    Attributes:
+        retry_after: seconds.
+    """
+
+    retry_after = 10
 
 
 class Channel:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 import sys
@@ -96,7 +97,7 @@ _NETWORK: dict[str, tuple[int | None, int | None]] = {
 }
 """Refused to those that read no live source. What is open already, the way to the parent, goes on working."""
 
-_CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
+_CLONE, _CLONE3, _PRLIMIT, _TGKILL = (56, 220), (435, 435), (302, 261), (234, 131)
 _SECCOMP = (317, 277)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Column of the tables, and AUDIT_ARCH of linux/audit.h."""
@@ -134,7 +135,7 @@ def install(*, network: bool) -> bool:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in _ARCHITECTURES:
         return False
-    program = filter_program(machine, network=network)
+    program = filter_program(machine, network=network, process=os.getpid())
     buffer = ctypes.create_string_buffer(program, len(program))
     described = _Program(len(program) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -148,12 +149,13 @@ def install(*, network: bool) -> bool:
     return bool(answer == 0)
 
 
-def filter_program(machine: str, *, network: bool) -> bytes:
+def filter_program(machine: str, *, network: bool, process: int) -> bytes:
     """The filter as `struct sock_filter` instructions of 8 bytes each.
 
     Args:
         machine: `x86_64` or `aarch64`.
         network: whether sockets can be made.
+        process: the number of the one that is filtered.
     """
     column, architecture = _ARCHITECTURES[machine]
     lines = [
@@ -178,6 +180,12 @@ def filter_program(machine: str, *, network: bool) -> bytes:
         _line(_ANY_BIT, _CLONE_THREAD, no=1),
         _line(_RETURN, _ALLOW),
         _line(_RETURN, _REFUSE),
+        # Signals to itself, by which the C library aborts; none to others.
+        _line(_EQUAL, _TGKILL[column], no=4),
+        _line(_LOAD, _FIRST_ARGUMENT),
+        _line(_EQUAL, process, yes=1),
+        _line(_RETURN, _REFUSE),
+        _line(_RETURN, _ALLOW),
         # Limits of this process yes, of others no.
         _line(_EQUAL, _PRLIMIT[column], no=3),
         _line(_LOAD, _FIRST_ARGUMENT),

@@ -208,6 +208,7 @@ class Store:
         p_fake: float | None,
         reason: str,
         expires: float | None,
+        model_id: str,
     ) -> bool:
         """Stores the report of a running job, all or nothing. Artefacts are written before; media goes unless kept.
 
@@ -216,6 +217,7 @@ class Store:
             report_json: the report.
             verdict, p_fake, reason: of the whole video.
             expires: when the job is removed, seconds since 1970; None for never.
+            model_id: of what scored it, which may be another model than the job was made for.
 
         Returns:
             False if the job is not running with this attempt any more (deleted, claimed again): nothing is stored then.
@@ -229,8 +231,8 @@ class Store:
             report = connection.execute("INSERT INTO reports (compressed) VALUES (?)", (compressed,)).lastrowid
             connection.execute(
                 "UPDATE jobs SET state = 'done', finished = ?, verdict = ?, p_fake = ?, reason = ?, expires = ?, "
-                "report_id = ? WHERE id = ?",
-                (self._clock(), verdict, p_fake, storable(reason), expires, report, job_id),
+                "model_id = ?, report_id = ? WHERE id = ?",
+                (self._clock(), verdict, p_fake, storable(reason), expires, model_id, report, job_id),
             )
             keep = job_of(connection, job_id).keep_media
         if not keep:

@@ -100,7 +100,7 @@ export class Live {
       if (this.session !== session) return;
       const said = JSON.parse(event.data);
       if (said.type === "ready") session.ready = true;
-      else if (!session.ready)
+      else if (!session.ready || said.status)
         return void (session.refusal = said); // the connection is closed next
       else this.#answer(session, said);
       this.#send(session);
