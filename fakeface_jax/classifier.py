@@ -95,7 +95,8 @@ class FaceClassifier:
 
     @functools.cached_property
     def _jax(self) -> JaxBackend:
-        """Made when a gradient is wanted: scoring alone need not import JAX."""
+        """Made when a gradient is wanted: scoring alone need not import JAX. Threads that want it at the same time may
+        each make one; the last one stays."""
         return self.backend if isinstance(self.backend, JaxBackend) else JaxBackend(self.bundle)
 
     def calibrated_logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:

@@ -205,6 +205,18 @@ def test_a_runtime_that_answers_otherwise_is_not_used(tiny_bundle, monkeypatch):
     assert create_backend(bundle).name == "jax"
 
 
+def test_where_openvino_does_not_work_jax_scores(tiny_bundle, monkeypatch):
+    from fakeface_jax.backends.openvino import OpenVinoBackend
+
+    def broken(*_):
+        raise RuntimeError("libopenvino_intel_cpu_plugin.so: cannot be loaded")
+
+    monkeypatch.setattr(OpenVinoBackend, "of", broken)
+    assert FaceClassifier.load(tiny_bundle).backend.name == "jax"
+    with pytest.raises(ConfigError, match="does not work here: libopenvino"):
+        create_backend(load_bundle(tiny_bundle), "openvino")
+
+
 def test_without_openvino_jax_scores(tiny_bundle, monkeypatch):
     find = choice.importlib.util.find_spec
     monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))

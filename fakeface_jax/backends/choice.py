@@ -76,13 +76,17 @@ def _checked_openvino(bundle: Bundle) -> Backend:
     remedy = "choose the backend jax" if spec.int8 is None else "use the model that it was made of"
     if importlib.util.find_spec("openvino") is None:
         raise ConfigError(f"{bundle.path}: OpenVINO is not installed; pip install openvino, or {remedy}")
-    from fakeface_jax.backends.openvino import OpenVinoBackend
+    try:
+        from fakeface_jax.backends.openvino import OpenVinoBackend
 
-    backend = OpenVinoBackend.of(spec, bundle.weights)
-    if backend is None:
-        raise ConfigError(f"{bundle.path}: OpenVINO cannot run this network; {remedy}")
-    # One at a time, which prepares nothing but what the first picture needs.
-    answers = np.concatenate([backend.logits(crop[None]) for crop in probe_crops(spec.crop.size)])
+        backend = OpenVinoBackend.of(spec, bundle.weights)
+        if backend is None:
+            raise ConfigError(f"{bundle.path}: OpenVINO cannot run this network; {remedy}")
+        # One at a time, which prepares nothing but what the first picture needs.
+        answers = np.concatenate([backend.logits(crop[None]) for crop in probe_crops(spec.crop.size)])
+    except (ImportError, OSError, RuntimeError) as error:
+        # Its library does not load here, or has no plug-in for this processor.
+        raise ConfigError(f"{bundle.path}: OpenVINO does not work here: {error}; {remedy}") from error
     tolerance = TOLERANCE if spec.int8 is None else TOLERANCE_INT8
     expected = np.asarray(() if bundle.reference is None else bundle.reference, np.float32)
     if agrees(answers, expected, tolerance=tolerance):
