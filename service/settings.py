@@ -40,6 +40,7 @@ class Limits:
         streams_at_once: live sources that are watched at once.
         live_sessions: browser cameras scored at once.
         uploads: files that are received at once.
+        upload_memory: bytes of pictures that are being received.
         free_bytes: of the disk, that uploads leave.
         event_readers: connections that follow the events of jobs and streams.
         idle: seconds without a byte of a request's body until it is given up.
@@ -60,7 +61,8 @@ class Limits:
     jobs_waiting: int = 200
     streams_at_once: int = 2
     live_sessions: int = 4
-    uploads: int = 32
+    uploads: int = 256
+    upload_memory: int = 512 * 2**20
     free_bytes: int = 512 * 2**20
     event_readers: int = 100
     idle: float = 30.0

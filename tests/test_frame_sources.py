@@ -99,7 +99,10 @@ def test_contract(clip_path, backend, name, capfd):
             else:
                 assert counters.read + counters.dropped == COUNT
                 assert counters.dropped > 0
-            assert same(list(video.frames(Sampling(every=1))), frames)  # each walk begins at the beginning
+            again = list(video.frames(Sampling(every=1)))  # each walk begins at the beginning
+            assert [(frame.index, frame.time) for frame in again] == [(frame.index, frame.time) for frame in frames]
+            # What a decoder's threads make of damage is another thing each time.
+            assert clip.certain is not None or same(again, frames)
             assert video.counters == counters
             video.close()
             video.close()

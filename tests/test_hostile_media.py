@@ -31,7 +31,7 @@ LIMITS = DecodeLimits(
     max_frames=5000,
     max_seconds=3600.0,
 )
-FUZZED_PICTURES, FUZZED_VIDEOS = 168, 32
+FUZZED_PICTURES, FUZZED_VIDEOS = 80, 18
 """Mutations; FAKEFACE_FUZZ multiplies them."""
 
 

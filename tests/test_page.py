@@ -658,7 +658,7 @@ def test_token_is_asked_for_and_kept_in_this_tab(open_page, state):
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Access token").click()
     dialog.get_by_role("button", name="Forget the token").click()
-    assert page.evaluate("Object.values(sessionStorage)") == []
+    page.wait_for_function("Object.values(sessionStorage).length === 0")
     page.get_by_role("button", name="Start the camera").click()
     expect(dialog).to_be_visible()
     dialog.get_by_role("button", name="Cancel").click()

@@ -135,6 +135,15 @@ def test_uploads_at_once_are_bounded(running: Running) -> None:
         assert client.post("/v1/images", files={"file": ("x.jpg", PICTURE.read_bytes())}).status_code == 200
 
 
+def test_bytes_in_memory_are_bounded(tmp_path: Path) -> None:
+    config = ServiceConfig(limits=Limits(upload_memory=2**19))
+    with running_service(tmp_path / "state", config) as running, client_of(running) as client:
+        answer = client.post("/v1/images", content=bytes(2**20), headers={"Content-Type": "image/png"})
+        assert "being received" in problem(answer, 503)
+        assert running.state.upload_memory == 0
+        assert client.post("/v1/images", files={"file": ("x.jpg", PICTURE.read_bytes())}).status_code == 200
+
+
 def test_a_disk_that_is_nearly_full_takes_no_videos(tmp_path: Path) -> None:
     config = ServiceConfig(limits=Limits(free_bytes=2**60))
     with running_service(tmp_path / "state", config) as running, client_of(running) as client:
@@ -192,6 +201,9 @@ def test_a_revoked_token_ends_what_it_had_open(guarded: tuple[Running, str]) -> 
                 camera.send(PICTURE.read_bytes())
                 answers.append(json.loads(camera.recv(30)))
         assert "revoked" in answers[-1]["detail"]
+    until = time.monotonic() + 5
+    while running.state.live_sessions.taken and time.monotonic() < until:
+        time.sleep(0.01)
     assert running.state.event_readers.taken == running.state.live_sessions.taken == 0
 
 

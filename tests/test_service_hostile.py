@@ -54,6 +54,7 @@ def got(client: httpx.Client, name: str, data: bytes) -> tuple[str, str]:
     return picture, video
 
 
+@pytest.mark.long
 def test_bombs(client: httpx.Client) -> None:
     for name, make in BOMBS.items():
         picture, video = got(client, name, make())
@@ -76,6 +77,7 @@ def test_nothing_makes_the_service_open_another_place(client: httpx.Client, tmp_
     assert hits == 0
 
 
+@pytest.mark.long
 def test_damaged_media(client: httpx.Client, service: Running, tmp_path: Path) -> None:
     chance, (pictures, videos) = random.Random(7), seeds(tmp_path)
     everything = sorted(pictures | videos)

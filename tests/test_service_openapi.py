@@ -78,7 +78,7 @@ def test_requests_made_from_the_description_are_answered_as_it_says(service: Run
 
             @hypothesis.given(case=operation.as_strategy())
             @hypothesis.settings(
-                max_examples=12,
+                max_examples=8,
                 deadline=None,
                 derandomize=True,
                 database=None,

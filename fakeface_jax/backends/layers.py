@@ -216,7 +216,8 @@ def _folded(
     gain, shift, mean, var = (
         weights.take(f"{norm}.{part}", channels).astype(np.float64) for part in ("scale", "bias", "mean", "var")
     )
-    scale = gain / np.sqrt(var + EPSILON)
+    with np.errstate(invalid="ignore"):  # no variance is negative, but then JAX says NaN too
+        scale = gain / np.sqrt(var + EPSILON)
     bias = shift - mean * scale
     return Conv(
         name=name,

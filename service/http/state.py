@@ -56,6 +56,7 @@ class State:
         ready: the model is loaded and has scored.
         uploads, live_sessions, event_readers: places of files being received, browser cameras, followers of events.
         health: what is wrong, if anything.
+        upload_memory: bytes of pictures that are being received; the event loop's alone.
         hellos: cameras that have not said who they are.
         isolation: what decoders cannot do here, as `problems` found it last.
     """
@@ -78,6 +79,7 @@ class State:
     ready: threading.Event = dataclasses.field(default_factory=threading.Event)
     health: Health = dataclasses.field(init=False)
     hellos: int = 0
+    upload_memory: int = 0
     isolation: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     @classmethod

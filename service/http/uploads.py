@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastapi import Request
 
+from service.batching import Busy
 from service.http.bodies import Upload, receive, stated_length
 from service.http.callers import Asker
 from service.http.problems import Problem
@@ -42,6 +43,11 @@ async def take_in(
     def count(size: int) -> None:
         nonlocal received
         received += size
+        if target is None:
+            state.upload_memory += size
+            if state.upload_memory > state.config.limits.upload_memory:
+                state.metrics.refused.labels("uploads").inc()
+                raise Busy("too many pictures are being received; try again later", retry_after=5)
 
     stated = stated_length(request)
     # Booked before it comes, so that nobody sends in vain, and put right by what has come.
@@ -57,6 +63,8 @@ async def take_in(
             on_bytes=count,
         )
     finally:
+        if target is None:
+            state.upload_memory -= received
         await _book(state, caller, received - stated, late=True)
 
 
