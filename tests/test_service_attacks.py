@@ -94,7 +94,7 @@ def test_who_sends_no_request_is_let_go(running: Running, sent: bytes) -> None:
 
 def test_a_long_answer_is_not_cut_off(running: Running) -> None:
     with client_of(running) as client:
-        job = send_video(client, every="2", start="0.01").json()  # with crops: longer than a head may take
+        job = send_video(client, frames="10", start="0.01").json()  # with crops: longer than a head may take
         with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
             lines = list(answer.iter_lines())
     assert "event: end" in lines
