@@ -136,7 +136,7 @@ def run(video: Path, kills: int, jobs: int, seed: int, port: int) -> dict[str, A
             "most_attempts_of_a_job": attempts[0],
             "left_in_incoming": len(list((state / "incoming").iterdir())),
             "media_left": len(list(state.glob("jobs/*/media"))),
-            "ended_by_sigterm": code == -signal.SIGTERM,
+            "ended_in_order": code == 0,
         }
 
 
