@@ -288,7 +288,7 @@ class JobRunner:
         crops = suspicious_crops(report, self._classifier, video)
         self._check_stop(job)
         path = self._store.artefact(job.id, "crops.json")
-        path.write_text(json.dumps(crops, allow_nan=False), encoding="utf-8")
+        path.write_text(json.dumps({"crops": crops}, allow_nan=False), encoding="utf-8")
         save_video_html(report, self._store.artefact(job.id, "page.html"), self._classifier, video, crops=crops)
 
 

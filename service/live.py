@@ -153,10 +153,6 @@ class Watchers:
             found = self._watched.get(stream_id)
         return found if found is not None and found.owner == owner else None
 
-    def stop(self, one: Watched) -> None:
-        """Ends the watching soon."""
-        one.stop = True
-
     def forget(self, one: Watched) -> None:
         """Ends it, and lists it no more."""
         one.stop = True

@@ -14,7 +14,7 @@ from service.http.callers import Asker, Caller
 from service.http.problems import Problem, responses
 from service.http.schemas import Crop
 from service.http.state import State, state_of
-from service.http.uploads import place, take_in
+from service.http.uploads import file_body, place, take_in
 from service.pictures import Scored, Work
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
@@ -22,26 +22,7 @@ router = APIRouter(prefix="/v1", tags=["pictures"])
 _LOOK = 0.25
 """Seconds between two looks whether the client is still there."""
 
-_BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
-
-FILE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-            "image/jpeg": _BINARY,
-            "image/png": _BINARY,
-            "image/webp": _BINARY,
-            "application/octet-stream": _BINARY,
-        },
-    }
-}
+_BODY = file_body("image/jpeg", "image/png", "image/webp")
 
 _PAGE_CSP = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -87,7 +68,7 @@ def wants_html(request: Request) -> bool:
         },
         **responses(400, 401, 403, 408, 413, 422, 429, 503),
     },
-    openapi_extra=FILE_BODY,
+    openapi_extra=_BODY,
 )
 async def score_picture(
     request: Request,
@@ -110,7 +91,7 @@ async def score_picture(
     summary="Score the faces of one picture, and show where the scores come from",
     response_model=ImageCrops,
     responses=responses(400, 401, 403, 408, 413, 422, 429, 503),
-    openapi_extra=FILE_BODY,
+    openapi_extra=_BODY,
 )
 async def score_picture_with_crops(
     request: Request,

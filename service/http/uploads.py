@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from fastapi import Request
 
@@ -21,6 +23,20 @@ from service.http.problems import Problem
 from service.http.state import State
 
 _UNLIMITED = 2**62
+
+
+def file_body(*kinds: str, fields: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """What OpenAPI says of a body that is a file, or a form with one.
+
+    Args:
+        kinds: media types of a body that is the file itself.
+        fields: schemas of the form's other fields.
+    """
+    properties = {"file": {"type": "string", "format": "binary"}, **fields}
+    form = {"type": "object", "required": ["file"], "properties": properties}
+    itself = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+    content = dict.fromkeys((*kinds, "application/octet-stream"), itself)
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}, **content}}}
 
 
 async def take_in(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +18,11 @@ from service.fetching import fetch
 from service.http.bodies import receive
 from service.http.callers import Asker, Caller
 from service.http.following import follow
-from service.http.images import FILE_BODY, page_response, wants_html
+from service.http.images import page_response, wants_html
 from service.http.problems import Problem, responses
 from service.http.schemas import Crops, JobData, JobList, VideoByUrl, VideoFields
 from service.http.state import State, state_of
-from service.http.uploads import count_fetched, place, take_in
+from service.http.uploads import count_fetched, file_body, place, take_in
 from service.jobs import SAMPLING_FIELDS
 from service.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
 from video.aggregation import check_rule
@@ -41,23 +40,8 @@ _FIELDS_SCHEMA: dict[str, Any] = {
     for name, part in VideoFields.model_json_schema()["properties"].items()
 }
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}, **_FIELDS_SCHEMA},
-                }
-            },
-            "video/mp4": FILE_BODY["requestBody"]["content"]["image/jpeg"],
-            "application/octet-stream": FILE_BODY["requestBody"]["content"]["image/jpeg"],
-            "application/json": {"schema": {"$ref": "#/components/schemas/VideoByUrl"}},
-        },
-    }
-}
+_BODY = file_body("video/mp4", fields=_FIELDS_SCHEMA)
+_BODY["requestBody"]["content"]["application/json"] = {"schema": {"$ref": "#/components/schemas/VideoByUrl"}}
 
 _JOB_LOCATION = {"Location": {"description": "Of the job.", "schema": {"type": "string"}}}
 
@@ -285,8 +269,7 @@ async def get_report(
     format: Annotated[str | None, Query(pattern="^(json|html)$")] = None,
 ) -> Response:
     """JSON, or HTML by `Accept: text/html` or `format=html`."""
-    job = await _job(state, caller, job_id)
-    _check_done(job)
+    job = await _done(state, caller, job_id)
     if format == "html" or (format is None and wants_html(request)):
         path = _artefact(state, job, "page.html", "it was made with crops=false")
         return page_response(await asyncio.to_thread(path.read_text, encoding="utf-8"))
@@ -304,11 +287,8 @@ async def get_report(
 )
 async def get_crops(job_id: str, caller: Caller, state: StateHere) -> Response:
     """As the model saw them, with a map of what each score rests on."""
-    job = await _job(state, caller, job_id)
-    _check_done(job)
-    path = _artefact(state, job, "crops.json", "it was made with crops=false")
-    text = await asyncio.to_thread(path.read_text, encoding="utf-8")
-    return Response(json.dumps({"crops": json.loads(text)}), media_type="application/json")
+    path = _artefact(state, await _done(state, caller, job_id), "crops.json", "it was made with crops=false")
+    return Response(await asyncio.to_thread(path.read_bytes), media_type="application/json")
 
 
 @router.get(
@@ -319,8 +299,7 @@ async def get_crops(job_id: str, caller: Caller, state: StateHere) -> Response:
 )
 async def get_annotated(job_id: str, caller: Caller, state: StateHere) -> FileResponse:
     """Where it was asked for with `annotate`."""
-    job = await _job(state, caller, job_id)
-    _check_done(job)
+    job = await _done(state, caller, job_id)
     path = _artefact(state, job, "annotated.mp4", "ask for it with annotate=true")
     return FileResponse(path, media_type="video/mp4", filename="annotated.mp4")
 
@@ -333,19 +312,20 @@ async def get_annotated(job_id: str, caller: Caller, state: StateHere) -> FileRe
 )
 async def get_media(job_id: str, caller: Caller, state: StateHere) -> FileResponse:
     """Where it was kept with `keep_media`."""
-    job = await _job(state, caller, job_id)
-    _check_done(job)
+    job = await _done(state, caller, job_id)
     if not job.keep_media:
         raise Problem(404, "the video was deleted after the job; keep_media=true keeps it")
     path = _artefact(state, job, "media", "it was deleted")
     return FileResponse(path, media_type="application/octet-stream", filename="media")
 
 
-def _check_done(job: Job) -> None:
+async def _done(state: State, caller: Asker, job_id: str) -> Job:
+    job = await _job(state, caller, job_id)
     if job.state == "failed":
         raise Problem(409, f"the job failed: {job.error}")
     if job.state != "done":
         raise Problem(409, f"the job is {job.state}; follow its events", {"Retry-After": "2"})
+    return job
 
 
 def _artefact(state: State, job: Job, kind: Any, remedy: str) -> Path:
