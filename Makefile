@@ -45,15 +45,16 @@ browser:
 	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium >/dev/null; } || \
 	  echo "no chromium, and it cannot be installed: the tests of the page will be skipped"
 
+# pytest-xdist never ends once a worker has died and was replaced (3.8, loadfile): the first death is the end.
 test: setup  ## all tests but the long ones
-	@$(BIN)/python -m pytest -m 'not long' -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m 'not long' -q -n 2 --dist loadfile --max-worker-restart 0
 
 test-long: setup  ## the tests that take minutes
-	@$(BIN)/python -m pytest -m long -q
+	@$(BIN)/python -m pytest -m long -q --timeout 3600
 
 test-parity: setup  ## networks against PyTorch and transformers, which are large and installed for this alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parity]'
-	@$(BIN)/python -m pytest -q -m "long or not long" tests/test_starting_weights.py tests/test_torch_files.py tests/test_vit.py
+	@$(BIN)/python -m pytest -q -m "long or not long" --timeout 3600 tests/test_starting_weights.py tests/test_torch_files.py tests/test_vit.py
 
 kill-loop: setup  ## kills the service again and again while it works, and counts its jobs
 	$(BIN)/python scripts/kill_loop.py samples/real_collins_pan.mp4 --kills 20 --jobs 24
