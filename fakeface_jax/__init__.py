@@ -30,7 +30,8 @@ from fakeface_jax.labels import Label, Verdict, parse_label
 if TYPE_CHECKING:
     from fakeface_jax.bundle import Bundle, load_bundle
     from fakeface_jax.classifier import FaceClassifier, FaceScore
-    from fakeface_jax.faces import CropSpec, Face, FaceDetector, create_detector, crop_face
+    from fakeface_jax.detectors import create_detector
+    from fakeface_jax.faces import CropSpec, Face, FaceDetector, crop_face
     from fakeface_jax.images import decode_image, read_image
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _LAZY = {
     "CropSpec": "faces",
     "Face": "faces",
     "FaceDetector": "faces",
-    "create_detector": "faces",
+    "create_detector": "detectors",
     "crop_face": "faces",
     "decode_image": "images",
     "read_image": "images",

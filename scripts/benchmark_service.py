@@ -29,7 +29,7 @@ import numpy as np
 def through_library(pictures: list[bytes], count: int) -> float:
     """Pictures per second, one after the other, with all that the service does to a picture but HTTP and isolation."""
     from fakeface_jax.classifier import FaceClassifier
-    from fakeface_jax.faces import create_detector
+    from fakeface_jax.detectors import create_detector
     from video.scoring import score_image
 
     if not _LOADED:

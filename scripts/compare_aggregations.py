@@ -24,8 +24,8 @@ from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import open_dataset
 from fakeface_jax.decision import VideoDecision
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.evaluation.weighted import weighted_metrics
-from fakeface_jax.faces import create_detector
 from fakeface_jax.labels import parse_label
 from video.aggregation import RULES, Scores, aggregate
 from video.calibration import SECONDS_APART, fit_video_decision, moving_logits

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fakeface_jax.faces import CropSpec, create_detector, crop_face
+from fakeface_jax.detectors import create_detector
+from fakeface_jax.faces import CropSpec, crop_face
 from video.finding import find_faces
 from video.frames import VideoFile
 from video.sampling import Sampling

@@ -21,7 +21,8 @@ import numpy as np
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from fakeface_jax.faces import FaceDetector, create_detector
+from fakeface_jax.detectors import create_detector
+from fakeface_jax.faces import FaceDetector
 from fakeface_jax.images import read_image
 
 FACELESS = ("brick", "cat", "coffee", "coins", "clock", "grass", "gravel", "hubble_deep_field")

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import MediaError
 from fakeface_jax.evaluation.weighted import weighted_metrics
-from fakeface_jax.faces import create_detector
 from fakeface_jax.labels import parse_label
 from video.report import main_people as main_people_of
 from video.sampling import Sampling

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from fakeface_jax.classifier import FaceClassifier
-from fakeface_jax.faces import create_detector
+from fakeface_jax.detectors import create_detector
 from service.http.app import create_app
 from service.http.protocol import PatientProtocol
 from service.http.state import State

@@ -323,4 +323,4 @@ def test_openvino_is_imported_in_one_place_only():
             lines = path.read_text(encoding="utf-8").splitlines()
             found += [path.name for line in lines if line.split()[:2] in (["import", "openvino"], ["from", "openvino"])]
     # Twice in `import_openvino`, which keeps its converter, and with that a web analytics service, out.
-    assert found == ["graph.py", "graph.py"]
+    assert found == ["runtime.py", "runtime.py"]

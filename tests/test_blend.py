@@ -6,7 +6,8 @@ import pytest
 
 from fakeface_jax.data import blend
 from fakeface_jax.data.blend import self_blend, up_sample
-from fakeface_jax.faces import CropSpec, create_detector, crop_face, landmarks_in_crop
+from fakeface_jax.detectors import create_detector
+from fakeface_jax.faces import CropSpec, crop_face, landmarks_in_crop
 from fakeface_jax.images import decode_image
 
 NONE = np.full((5, 2), np.nan, np.float32)

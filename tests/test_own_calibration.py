@@ -11,6 +11,7 @@ from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.manifest import CONFLICT, EXACT
 from fakeface_jax.decision import OperatingPoint, VerdictBands, sigmoid
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.calibration import FAKE_AT_FPR, clopper_pearson
 from fakeface_jax.evaluation.own_data import (
@@ -23,7 +24,6 @@ from fakeface_jax.evaluation.own_data import (
     recalibrate,
 )
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.faces import create_detector
 from service.cli import main
 
 

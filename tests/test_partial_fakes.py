@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from fakeface_jax.classifier import FaceClassifier
-from fakeface_jax.faces import create_detector
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.labels import Verdict
 from video.frames import VideoFile
 from video.sampling import Sampling

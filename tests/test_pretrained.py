@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 
 from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
-from fakeface_jax.faces import create_detector
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.images import read_image
 from fakeface_jax.labels import Verdict
 from service.cli import main

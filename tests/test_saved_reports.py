@@ -9,8 +9,8 @@ import pytest
 
 import video.report
 from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import DataError, OpenError
-from fakeface_jax.faces import create_detector
 from video.report import FRAME_COLUMNS, SUMMARY_COLUMNS, ErrorRecord
 from video.sampling import Sampling
 from video.saved import compare, read_reports

@@ -13,8 +13,9 @@ from PIL import Image
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.decision import VerdictBands
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import Cancelled, ConfigError, MediaError, OpenError
-from fakeface_jax.faces import Face, create_detector
+from fakeface_jax.faces import Face
 from fakeface_jax.labels import Verdict
 from video import scoring
 from video.evidence import MIN_FRAMES

@@ -102,7 +102,7 @@ def test_a_picture_is_answered_with_the_report_of_the_command_line(client: httpx
     assert report["media"]["sha256"] == hashlib.sha256(PICTURE.read_bytes()).hexdigest()
     from running_service import shipped
 
-    from fakeface_jax.faces import create_detector
+    from fakeface_jax.detectors import create_detector
     from video.scoring import score_image
 
     direct = score_image(shipped(), create_detector("centerface"), PICTURE).to_dict()
@@ -278,7 +278,7 @@ def test_a_video_becomes_a_job_whose_events_tell_its_story(client: httpx.Client)
 def test_the_report_is_that_of_the_command_line(client: httpx.Client) -> None:
     from running_service import shipped
 
-    from fakeface_jax.faces import create_detector
+    from fakeface_jax.detectors import create_detector
     from video.sampling import Sampling
     from video.scoring import score_video
 

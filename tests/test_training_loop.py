@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -126,7 +125,7 @@ def prescribe(monkeypatch, values, at=None, action=None):
 
 
 def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)  # to this thread, and before the next line
 
 
 def test_a_run_learns_and_reports(finished, data):

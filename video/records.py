@@ -196,9 +196,9 @@ class StageSeconds:
 
     Attributes:
         open: checking, counting and hashing the file.
-        decode: grabbing, and decoding and converting what is sampled.
-        detect: finding faces.
-        classify: cutting crops and scoring them, compilation included.
+        decode: waiting for frames: decoding goes on during the other stages.
+        detect: finding faces and cutting crops.
+        classify: scoring them.
         track: telling people apart.
         aggregate: from face scores to the verdict.
     """

@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -29,6 +30,7 @@ from fakeface_jax.faces import Face, FaceDetector, sharpness, whole_image_box
 from fakeface_jax.images import decode_image, read_image_file
 from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, check_rule
+from video.ahead import decode_ahead
 from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
 from video.frames import Frame, FrameCounters, FrameSource, reading
 from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
@@ -39,6 +41,9 @@ from video.verdicts import decide, without_score
 
 Progress = Callable[[int, int | None], None]
 """Called with how many frames are done, and how many there will be (about), or None."""
+
+Walk = Callable[[Iterator[Frame]], Iterator[Frame]]
+"""Hands on the frames of one walk through a video."""
 
 Decode = Callable[[bytes, str], UInt8[np.ndarray, "h w 3"]]
 """Bytes of an image file, and what errors call it, to RGB; raises a `MediaError`."""
@@ -138,13 +143,20 @@ def score_video(
     spec = classifier.spec
     rule = rule_of(classifier, rule)  # raises before minutes of work
     clock = _Clock()
-    with reading(source) as video:
+    with reading(source) as video, contextlib.ExitStack() as stack:
+        walk: Walk = iter
         if isinstance(source, str | os.PathLike):
             name, sha256 = name or os.fspath(source), sha256 or file_sha256(Path(source))
+
+            def walk(frames: Iterator[Frame]) -> Iterator[Frame]:
+                # The video stays open until the thread that walks through it has ended. A source that was given may
+                # belong to the caller's thread.
+                return stack.enter_context(contextlib.closing(decode_ahead(frames)))
+
         name = name or video.name
         total = video.expected_samples(sampling)
         clock.lap("open")
-        timed = _Timed(clock, stop, name)
+        timed = _Timed(clock, stop, name, walk)
         batcher, tracker, counted = _Batcher(classifier, on_frame), Tracker(), _Counted(video)
         for done, found in enumerate(_look(video, sampling, detector, classifier, timed, counted), start=1):
             clock.lap("detect")
@@ -274,13 +286,13 @@ class _Clock:
 class _Timed:
     """Hands frames on; what happens between two of them is finding faces. Between two of them, it may end."""
 
-    def __init__(self, clock: _Clock, stop: Callable[[], bool] | None, name: str) -> None:
+    def __init__(self, clock: _Clock, stop: Callable[[], bool] | None, name: str, walk: Walk) -> None:
         self.clock = clock
-        self._stop, self._name = stop, name
+        self._stop, self._name, self._walk = stop, name, walk
 
     def __call__(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         self._check()
-        for frame in frames:
+        for frame in self._walk(frames):
             self.clock.lap("decode")
             yield frame
             self.clock.lap("detect")

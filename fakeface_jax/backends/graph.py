@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from fakeface_jax.backends.layers import (
     RepeatEdge,
     Residual,
 )
+from fakeface_jax.runtime import import_openvino
 
 Channels = tuple[float, float, float]
 """One number per RGB channel."""
@@ -48,26 +48,6 @@ _GREATEST_DEPTHWISE = 127
 
 _LEVELS = {"weights": 255, "activations": 256}
 """What the runtime knows as int8; of the weights' levels only the inner half is used, but in depthwise filters."""
-
-
-def import_openvino() -> Any:
-    """The module `openvino`, without its converter. Nothing else here may import it.
-
-    `import openvino` imports its model converter too, and that reports every import to a web analytics service unless
-    the user has opted out. This project's users must be able to rely on it that nothing leaves their machine. OpenVINO
-    itself does without the converter where it cannot be imported, and so starts in a quarter of the time.
-    """
-    module = "openvino.tools.ovc"
-    if "openvino" in sys.modules or module in sys.modules:
-        import openvino
-
-        return openvino
-    sys.modules[module] = None  # type: ignore[assignment]  # importing it then raises ImportError
-    try:
-        import openvino
-    finally:
-        sys.modules.pop(module, None)  # for those who want it
-    return openvino
 
 
 def build_model(

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fakeface_jax.backends.graph import Channels, Ranges, build_model, import_openvino
+from fakeface_jax.backends.graph import Channels, Ranges, build_model
 from fakeface_jax.backends.layers import Dense, Layer, inference_layers
 from fakeface_jax.bundle import BundleSpec
+from fakeface_jax.runtime import CPU_SETTINGS, import_openvino
 
 _STREAMS = 8
 """Pictures at once at most: `FaceClassifier` gives 32 at a time."""
@@ -33,13 +34,6 @@ _PIECE = 4
 
 _CACHED = 4 * 2**20
 """Bytes of weights that stay in a CPU's cache from one picture to the next."""
-
-_SETTINGS = {
-    # bfloat16 and float16, which newer CPUs would get by default, move a logit by 1e-2.
-    "INFERENCE_PRECISION_HINT": "f32",
-    # Others (a decoder, a detector, another process) use the same cores.
-    "ENABLE_CPU_PINNING": False,
-}
 
 
 class OpenVinoBackend:
@@ -70,7 +64,7 @@ class OpenVinoBackend:
         large = any(isinstance(layer, Dense) and layer.kernel.nbytes > _CACHED for layer in layers)
         self._most = _PIECE if large else 1
         self._lock = threading.Lock()
-        one = self._core.compile_model(self._build(one=True), "CPU", {**_SETTINGS, "PERFORMANCE_HINT": "LATENCY"})
+        one = self._core.compile_model(self._build(one=True), "CPU", {**CPU_SETTINGS, "PERFORMANCE_HINT": "LATENCY"})
         self._one = one.create_infer_request()
 
     @classmethod
@@ -108,6 +102,6 @@ class OpenVinoBackend:
     def _queue(self) -> Any:
         """Made for the first batch: a process that scores one picture does not wait for it."""
         openvino = import_openvino()
-        settings = {**_SETTINGS, "NUM_STREAMS": min(_STREAMS, os.cpu_count() or 1)}
+        settings = {**CPU_SETTINGS, "NUM_STREAMS": min(_STREAMS, os.cpu_count() or 1)}
         compiled = self._core.compile_model(self._build(one=False), "CPU", settings)
         return openvino.AsyncInferQueue(compiled, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

@@ -65,8 +65,9 @@ class Common:
 
     def load(self) -> tuple[FaceClassifier, FaceDetector]:
         """The classifier and the detector, before any input is looked at."""
+        from fakeface_jax.bundle import load_bundle
         from fakeface_jax.classifier import FaceClassifier
-        from fakeface_jax.faces import create_detector
+        from fakeface_jax.detectors import create_detector
 
         if (
             self.show
@@ -75,8 +76,10 @@ class Common:
         ):
             # OpenCV's window system aborts the whole process here instead of raising.
             raise ConfigError("--show needs a screen and there is none; use --save FILE")
-        classifier = FaceClassifier.load(self.model)
-        return classifier, create_detector(self.detector or classifier.spec.detector)
+        bundle = load_bundle(self.model)
+        # First, as it gets ready in the background.
+        detector = create_detector(self.detector or bundle.spec.detector)
+        return FaceClassifier(bundle), detector
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class Serve:
         except ImportError as error:
             raise ConfigError("fakeface serve needs more: pip install 'fakeface-jax[serve]'") from error
         from fakeface_jax.classifier import FaceClassifier
-        from fakeface_jax.faces import create_detector
+        from fakeface_jax.detectors import create_detector
         from service import logs, tracing
         from service.http.app import create_app
         from service.http.protocol import PatientProtocol

@@ -51,7 +51,7 @@ class Calibrate:
         except ImportError as error:
             raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
         from fakeface_jax.classifier import FaceClassifier
-        from fakeface_jax.faces import create_detector
+        from fakeface_jax.detectors import create_detector
 
         samples = own_data.labelled(self.data) if self.data is not None else own_data.reals_of(self.reals or "")
         classifier = FaceClassifier.load(self.bundle)

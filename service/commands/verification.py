@@ -32,7 +32,7 @@ class Verify:
     def run(self) -> int:
         """Verifies; the exit code."""
         from fakeface_jax.classifier import FaceClassifier
-        from fakeface_jax.faces import DETECTORS, create_detector
+        from fakeface_jax.detectors import DETECTORS, create_detector
         from video.saved import compare, read_reports
         from video.scoring import file_sha256, score_video
 

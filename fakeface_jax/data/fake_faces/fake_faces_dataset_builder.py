@@ -24,16 +24,9 @@ import tensorflow_datasets as tfds
 
 from fakeface_jax.data.manifest import SPLITS, Manifest, Row, load_manifest
 from fakeface_jax.data.sources import read_sample
+from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import DataError, FakeFaceError, MediaError
-from fakeface_jax.faces import (
-    CropSpec,
-    Face,
-    FaceDetector,
-    create_detector,
-    crop_face,
-    landmarks_in_crop,
-    whole_image_box,
-)
+from fakeface_jax.faces import CropSpec, Face, FaceDetector, crop_face, landmarks_in_crop, whole_image_box
 from fakeface_jax.images import decode_image
 
 JPEG_QUALITY = 95

@@ -21,11 +21,12 @@ from serving import serve
 def make() -> Any:
     """The program's answers."""
     from fakeface_jax.backends.choice import create_backend
-    from fakeface_jax.backends.graph import build_model, import_openvino
+    from fakeface_jax.backends.graph import build_model
     from fakeface_jax.backends.int8 import observed_ranges
     from fakeface_jax.backends.layers import inference_layers
     from fakeface_jax.backends.openvino import OpenVinoBackend
     from fakeface_jax.bundle import load_bundle
+    from fakeface_jax.runtime import CPU_SETTINGS, import_openvino
 
     folder, name, kind = sys.argv[1:]
     bundle = load_bundle(name)
@@ -41,7 +42,7 @@ def make() -> Any:
         """Milliseconds per kind of layer, of one picture: OpenVINO's own counters."""
         layers, pixels = inference_layers(bundle.spec.model, bundle.weights), bundle.spec.normalization
         model = build_model(layers, size=bundle.spec.crop.size, mean=pixels.mean, std=pixels.std, one=True)
-        settings = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        settings = {**CPU_SETTINGS, "PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY"}
         request = import_openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
         for _ in range(5):
             request.infer({0: np.ascontiguousarray(pictures[:1])})

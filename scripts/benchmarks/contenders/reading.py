@@ -21,7 +21,7 @@ def make() -> Any:
     import cv2
 
     from fakeface_jax.classifier import FaceClassifier
-    from fakeface_jax.faces import create_detector
+    from fakeface_jax.detectors import create_detector
     from video.frames import open_video
     from video.sampling import Sampling
     from video.scoring import score_video

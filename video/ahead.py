@@ -1,0 +1,84 @@
+"""Decoding goes on while the frames before are looked at: two cores, two kinds of work.
+
+Example:
+    >>> with VideoFile("clip.mp4") as video:
+    ...     for frame in decode_ahead(video.frames(Sampling(fps=2.0))):
+    ...         detector.detect(frame.image)
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from collections.abc import Generator, Iterator
+
+from video.frame_source import Frame
+
+_AHEAD = 3
+"""Frames that wait at most."""
+
+_AHEAD_BYTES = 96 * 2**20
+"""What those that wait hold together at most; one may wait at any size."""
+
+
+def decode_ahead(frames: Iterator[Frame]) -> Generator[Frame]:
+    """The same frames in the same order, taken from `frames` by a thread of its own that is ahead by a few.
+
+    An error of `frames` is raised after the frames before it. When the generator is closed, or ends, its thread has
+    ended; until then nobody else may use what the frames come from.
+
+    Args:
+        frames: closed, where it can be, by the thread that used it.
+    """
+    # One condition for both sides; what is in the queue is a frame, or at the end an exception or None.
+    changed = threading.Condition()
+    waiting: collections.deque[Frame | BaseException | None] = collections.deque()
+    held = 0
+    unwanted = False
+
+    def full(size: int) -> bool:
+        return len(waiting) >= _AHEAD or (held > 0 and held + size > _AHEAD_BYTES)
+
+    def decode() -> None:
+        nonlocal held
+        end: BaseException | None = None
+        try:
+            for frame in frames:
+                with changed:
+                    changed.wait_for(lambda: unwanted or not full(frame.image.nbytes))  # noqa: B023 - called here
+                    if unwanted:
+                        break
+                    waiting.append(frame)
+                    held += frame.image.nbytes
+                    changed.notify()
+        except BaseException as error:  # whoever takes the frames raises it
+            end = error
+        finally:
+            if isinstance(frames, Generator):
+                with contextlib.suppress(Exception):
+                    frames.close()
+        with changed:
+            waiting.append(end)
+            changed.notify()
+
+    thread = threading.Thread(target=decode, name="decode")
+    thread.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: len(waiting) > 0)
+                one = waiting.popleft()
+                if isinstance(one, Frame):
+                    held -= one.image.nbytes
+                changed.notify()
+            if isinstance(one, BaseException):
+                raise one
+            if one is None:
+                return
+            yield one
+    finally:
+        with changed:
+            unwanted = True
+            changed.notify()
+        thread.join()
