@@ -244,8 +244,16 @@ class JobRunner:
         def on_frame(frame: FrameRecord) -> None:
             channel.send("frame", plain(frame))
 
+        ends = time.monotonic() + self._config.limits.job_seconds
+
+        def stop() -> bool:
+            if time.monotonic() > ends:
+                most = f"more than {self._config.limits.job_seconds:g} s of work"
+                raise LimitExceeded(job.name, most, "sample fewer frames, or send a part of it")
+            return self._should_stop()
+
         media = self._store.artefact(job.id, "media")
-        with self._decoders.open_video(media, job.name, stop=self._should_stop) as video:
+        with self._decoders.open_video(media, job.name, stop=stop) as video:
             report = score_video(
                 self._classifier,
                 self._detector,
@@ -256,14 +264,14 @@ class JobRunner:
                 on_frame=on_frame,
                 name=job.name,
                 sha256=job.media_sha256,
-                stop=self._should_stop,
+                stop=stop,
             )
             channel.send("verdict", {"verdict": str(report.verdict), "p_fake": report.p_fake, "reason": report.reason})
             if settings.get("crops"):
                 self._draw(job, report, video)
         if settings.get("annotate"):
             target = self._store.artefact(job.id, "annotated.mp4")
-            self._decoders.annotate(report, media, target, name=job.name, stop=self._should_stop)
+            self._decoders.annotate(report, media, target, name=job.name, stop=stop)
         self._check_stop(job)
         stored = self._store.finish(
             job.id,

@@ -31,6 +31,7 @@ class Limits:
         pixels: of one picture or frame.
         video_seconds: of one video.
         video_frames: sampled of one video.
+        job_seconds: that the work on one video may take, from decoding to drawing.
         faces: in one picture or frame.
         images_at_once: pictures that are decoded and scored at the same time; their faces share batches.
         images_waiting: more that may wait; beyond, requests are refused at once with 503.
@@ -53,6 +54,7 @@ class Limits:
     pixels: int = 64_000_000
     video_seconds: float = 4 * 3600.0
     video_frames: int = 20_000
+    job_seconds: float = 2 * 3600.0
     faces: int = 200
     images_at_once: int = 8
     images_waiting: int = 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import time
 from collections.abc import Callable
@@ -60,3 +61,18 @@ def test_a_full_disk_neither_loses_a_job_nor_leaves_it_running(tmp_path: Path, m
         assert broken == {"finish": 0, "requeue": 0}
         assert client.get(f"/v1/jobs/{job['id']}").json()["attempt"] == 3
         assert running.state.problems() == []
+
+
+def test_a_video_that_takes_too_long_fails_and_the_next_one_is_scored(tmp_path: Path) -> None:
+    import httpx
+
+    with running_service(tmp_path / "state") as running, httpx.Client(base_url=running.url, trust_env=False) as client:
+        runner = running.state.runner
+        usual = runner._config
+        runner._config = dataclasses.replace(usual, limits=dataclasses.replace(usual.limits, job_seconds=0.05))
+        job = send_video(client, CLIP.read_bytes(), every="1", crops="false").json()
+        until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "failed")
+        assert "more than 0.05 s of work" in client.get(f"/v1/jobs/{job['id']}").json()["error"]
+        runner._config = usual
+        job = send_video(client, CLIP.read_bytes(), frames="2", crops="false").json()
+        until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["state"] == "done")

@@ -377,7 +377,14 @@ def test_media_is_deleted_after_the_job_unless_it_is_to_be_kept(client: httpx.Cl
     gone = ended(client, send_video(client, frames="2", crops="false", start="0.1").json())
     kept = ended(client, send_video(client, frames="2", crops="false", start="0.2", keep_media="true").json())
     assert not service.state.store.artefact(gone["id"], "media").exists()
-    assert client.get(f"/v1/jobs/{kept['id']}/media").content == CLIP.read_bytes()
+    media = f"/v1/jobs/{kept['id']}/media"
+    assert client.get(media).content == CLIP.read_bytes()
+    part = client.get(media, headers={"Range": "bytes=2-9"})
+    assert (part.status_code, part.content) == (206, CLIP.read_bytes()[2:10])
+    beyond = client.get(media, headers={"Range": f"bytes={10**9}-"})
+    assert "no such bytes" in problem(beyond, 416)
+    assert beyond.headers["content-range"] == f"bytes */{CLIP.stat().st_size}"
+    assert "malformed" in problem(client.get(media, headers={"Range": "lines=1-2"}), 400)
 
 
 def test_addresses_are_not_opened_unless_the_operator_says_so(client: httpx.Client) -> None:
@@ -388,7 +395,7 @@ def test_addresses_are_not_opened_unless_the_operator_says_so(client: httpx.Clie
 
 
 def test_a_named_source_is_watched_followed_and_stopped(client: httpx.Client) -> None:
-    assert client.get("/v1/info").json()["streams"] == ["clip", "nowhere"]
+    assert client.get("/v1/streams").json() == {"streams": [], "sources": ["clip", "nowhere"]}
     problem(client.post("/v1/streams", json={"source": "rtsp://elsewhere/x"}), 404)
     answer = client.post("/v1/streams", json={"source": "clip"})
     assert answer.status_code == 201
@@ -405,7 +412,7 @@ def test_a_named_source_is_watched_followed_and_stopped(client: httpx.Client) ->
     assert last["counters"]["scored"] > 0
     assert client.get(f"/v1/streams/{stream['id']}").json()["error"] is None
     assert client.delete(f"/v1/streams/{stream['id']}").status_code == 204
-    assert client.get("/v1/streams").json() == {"streams": []}
+    assert client.get("/v1/streams").json()["streams"] == []
 
 
 def test_the_address_of_a_source_stays_with_the_operator(client: httpx.Client) -> None:

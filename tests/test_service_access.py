@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from running_service import Running, running_service
 from test_service import PICTURE, ended, problem, send_video
+from websockets.sync.client import connect
 
 from service import logs
 from service.settings import ServiceConfig
@@ -34,7 +36,8 @@ def log() -> Iterator[io.StringIO]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, log: io.StringIO) -> Iterator[Running]:
-    with running_service(tmp_path_factory.mktemp("state")) as running:
+    config = ServiceConfig(streams=("entrance=rtsp://127.0.0.1:9/live",))
+    with running_service(tmp_path_factory.mktemp("state"), config) as running:
         yield running
 
 
@@ -106,6 +109,33 @@ def test_a_tokens_bytes_and_jobs_are_bounded(service: Running) -> None:
         for answer in answers:
             if answer.status_code == 202:
                 client.delete(f"/v1/jobs/{answer.json()['id']}")
+
+
+def test_pictures_of_a_camera_count_towards_the_bytes_of_a_day(service: Running) -> None:
+    data = PICTURE.read_bytes()
+    store = service.state.store
+    secret = store.tokens.create("camera", TokenLimits(bytes_per_day=len(data) + 1000))
+
+    def converse() -> dict[str, Any]:
+        with connect(service.url.replace("http", "ws") + "/v1/live", proxy=None) as socket:
+            socket.send(json.dumps({"token": secret}))
+            assert json.loads(socket.recv(30))["type"] == "ready"
+            socket.send(data)
+            return json.loads(socket.recv(30))
+
+    assert converse()["type"] == "frame"
+    refused = converse()
+    assert (refused["type"], refused["status"]) == ("error", 429)
+    assert "today" in refused["detail"]
+    assert store.received.today("camera") == 2 * len(data)  # also what was refused has come
+
+
+def test_the_names_of_streams_are_for_those_with_a_token(service: Running) -> None:
+    with client_of(service, None) as nobody:
+        assert "entrance" not in nobody.get("/v1/info").text
+        problem(nobody.get("/v1/streams"), 401)
+    with client_of(service, service.state.store.tokens.create("viewer")) as client:
+        assert client.get("/v1/streams").json()["sources"] == ["entrance"]
 
 
 def test_a_revoked_token_is_refused_at_once(service: Running) -> None:

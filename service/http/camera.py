@@ -19,6 +19,7 @@ from service.batching import Busy
 from service.http.callers import STILL_ALLOWED, Asker, admit, still_allowed
 from service.http.problems import Problem
 from service.http.state import State, state_of
+from service.http.uploads import book
 from service.live import LiveSession
 from service.pictures import LimitedDetector
 
@@ -82,44 +83,83 @@ async def _converse(socket: WebSocket, state: State, asker: Asker) -> None:
     detector = LimitedDetector(await asyncio.to_thread(state.make_detector), limits.faces)
     session = LiveSession(state.classifier, detector, state.decoders.image)
     await socket.send_json({"type": "ready", "size_limit": limits.frame_bytes})
-    newest: collections.deque[tuple[int, bytes, float]] = collections.deque()
-    came, gone = asyncio.Event(), asyncio.Event()
-    asked = time.monotonic()
-    reader = asyncio.create_task(_read(socket, newest, came, gone, limits.frame_bytes))
+    arrivals = _Arrivals()
+    asked = -STILL_ALLOWED
+    reader = asyncio.create_task(_read(socket, arrivals, limits.frame_bytes))
     try:
-        while not gone.is_set():
-            await came.wait()
-            came.clear()
-            while len(newest) > 1:
-                await socket.send_json({"type": "skipped", "number": newest.popleft()[0]})
-            if not newest:
+        while not arrivals.gone.is_set():
+            await arrivals.came.wait()
+            arrivals.came.clear()
+            while len(arrivals.newest) > 1:
+                await socket.send_json({"type": "skipped", "number": arrivals.newest.popleft()[0]})
+            if not arrivals.newest:
                 continue
-            number, data, received = newest.popleft()
+            number, data, received = arrivals.newest.popleft()
             if time.monotonic() - asked >= STILL_ALLOWED:
                 asked = time.monotonic()
                 if not await asyncio.to_thread(still_allowed, state, asker):
                     await _refuse(socket, _REFUSED, "this token is unknown or revoked", status=401)
                     return
+                await _count(state, asker, arrivals.taken())
             answer: dict[str, Any]
             try:
                 answer = await asyncio.to_thread(session.score, data, number, received)
             except FakeFaceError as error:
                 answer = {"type": "error", "number": number, "detail": str(error)}
             await socket.send_text(json.dumps(answer, allow_nan=False))
+    except Problem as error:
+        await _refuse(socket, _LATER, error.detail, status=error.status)
     except (WebSocketDisconnect, RuntimeError):
         pass  # it left while something was sent
     finally:
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
+        await book(state, asker, arrivals.taken(), late=True)
 
 
-async def _read(
-    socket: WebSocket,
-    newest: collections.deque[tuple[int, bytes, float]],
-    came: asyncio.Event,
-    gone: asyncio.Event,
-    most: int,
-) -> None:
+class _Arrivals:
+    """What came over a connection.
+
+    Attributes:
+        newest: number, picture and time of those that wait.
+        came: set when something did.
+        gone: set when nothing more will.
+    """
+
+    def __init__(self) -> None:
+        self.newest: collections.deque[tuple[int, bytes, float]] = collections.deque()
+        self.came, self.gone = asyncio.Event(), asyncio.Event()
+        self._bytes = 0
+
+    def add(self, number: int, data: bytes) -> None:
+        """One picture more."""
+        self.newest.append((number, data, time.monotonic()))
+        self._bytes += len(data)
+        # Those that are dropped here were told nothing about; two are enough to know which is the newest.
+        self.came.set()
+        while len(self.newest) > _KEPT:
+            self.newest.popleft()
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self.gone.set()
+        self.came.set()
+
+    def taken(self) -> int:
+        """Bytes that came since this was last asked."""
+        found, self._bytes = self._bytes, 0
+        return found
+
+
+async def _count(state: State, asker: Asker, size: int) -> None:
+    try:
+        await book(state, asker, size)
+    except Problem:
+        await book(state, asker, size, late=True)  # else each connection would bring some for nothing
+        raise
+
+
+async def _read(socket: WebSocket, arrivals: _Arrivals, most: int) -> None:
     number = 0
     try:
         while True:
@@ -133,17 +173,12 @@ async def _read(
             if len(data) > most:
                 await _refuse(socket, _TOO_LARGE, "the picture is too large")
                 return
-            newest.append((number, data, time.monotonic()))
+            arrivals.add(number, data)
             number += 1
-            # Those that are dropped here were told nothing about; two are enough to know which is the newest.
-            came.set()
-            while len(newest) > _KEPT:
-                newest.popleft()
     except (TimeoutError, WebSocketDisconnect, RuntimeError):
         return
     finally:
-        gone.set()
-        came.set()
+        arrivals.end()
 
 
 _KEPT = 8

@@ -84,7 +84,6 @@ async def info(state: StateHere) -> JSONResponse:
             "bands": plain(spec.bands),
             "operating_points": plain(spec.operating_points),
             "video": plain(spec.video),
-            "streams": state.watchers.names,
             "urls": bool(state.config.url_hosts),
         }
     )

@@ -119,7 +119,7 @@ class StreamRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: str = Field(max_length=64, examples=["entrance"], description="A name from `streams` of /v1/info.")
+    source: str = Field(max_length=64, examples=["entrance"], description="A name from `sources` of /v1/streams.")
 
 
 class StreamData(BaseModel):
@@ -139,9 +139,10 @@ class StreamData(BaseModel):
 
 
 class StreamList(BaseModel):
-    """Live sources that are or were watched."""
+    """Live sources that are or were watched, and those that may be."""
 
     streams: list[StreamData]
+    sources: list[str] = Field(examples=[["entrance"]], description="Names that the operator gave.")
 
 
 class Info(BaseModel):
@@ -154,7 +155,6 @@ class Info(BaseModel):
     bands: dict[str, Any] = Field(description="Thresholds of single faces.")
     operating_points: list[dict[str, Any]]
     video: dict[str, Any] | None = Field(default=None, description="Rule and thresholds of videos.")
-    streams: list[str]
     urls: bool = Field(description="Whether videos may be named by address.")
 
 

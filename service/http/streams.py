@@ -64,8 +64,9 @@ async def start_stream(request: Request, caller: Caller, state: StateHere) -> JS
 
 @router.get("/streams", summary="List watched sources", response_model=StreamList, responses=responses(401, 403, 429))
 async def list_streams(caller: Caller, state: StateHere) -> JSONResponse:
-    """Those of the token that asks, the newest first."""
-    return JSONResponse({"streams": [one.to_dict() for one in state.watchers.list(caller.owner)]})
+    """Those of the token that asks, the newest first; and the names of what may be watched."""
+    streams = [one.to_dict() for one in state.watchers.list(caller.owner)]
+    return JSONResponse({"streams": streams, "sources": state.watchers.names})
 
 
 @router.get(

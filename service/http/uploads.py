@@ -67,7 +67,7 @@ async def take_in(
 
     stated = stated_length(request)
     # Booked before it comes, so that nobody sends in vain, and put right by what has come.
-    await _book(state, caller, stated)
+    await book(state, caller, stated)
     try:
         return await receive(
             request,
@@ -81,12 +81,7 @@ async def take_in(
     finally:
         if target is None:
             state.upload_memory -= received
-        await _book(state, caller, received - stated, late=True)
-
-
-async def count_fetched(state: State, caller: Asker, size: int) -> None:
-    """Counts a file that was fetched for a token; raises a `Problem` where that is too much."""
-    await _book(state, caller, size)
+        await book(state, caller, received - stated, late=True)
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +106,18 @@ async def place(request: Request, state: State, caller: Asker, *, on_disk: bool)
         yield
 
 
-async def _book(state: State, caller: Asker, size: int, *, late: bool = False) -> None:
+async def book(state: State, caller: Asker, size: int, *, late: bool = False) -> None:
+    """Counts bytes of a token's day.
+
+    Args:
+        state: of the service.
+        caller: whoever has no token is not counted.
+        size: bytes; less than 0 gives some back.
+        late: they have come already and are counted whatever the limit.
+
+    Raises:
+        Problem: 429 where that is too much.
+    """
     if caller.token is None or not size:
         return
     limit = caller.token.bytes_per_day

@@ -17,12 +17,13 @@ from service.addresses import AllowList
 from service.fetching import fetch
 from service.http.bodies import receive
 from service.http.callers import Asker, Caller
+from service.http.files import FileAnswer
 from service.http.following import follow
 from service.http.images import page_response, wants_html
 from service.http.problems import Problem, responses
 from service.http.schemas import Crops, JobData, JobList, VideoByUrl, VideoFields
 from service.http.state import State, state_of
-from service.http.uploads import count_fetched, file_body, place, take_in
+from service.http.uploads import book, file_body, place, take_in
 from service.jobs import SAMPLING_FIELDS
 from service.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
 from video.aggregation import check_rule
@@ -158,9 +159,9 @@ async def _fetch(request: Request, caller: Asker, state: State, target: Path) ->
         found = error.errors()[0]
         raise Problem(422, f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}") from None
     settings = _settings(VideoFields(**wanted.model_dump(exclude={"url"})))
-    await count_fetched(state, caller, 1)  # nothing is fetched for a token that has had its share
+    await book(state, caller, 1)  # nothing is fetched for a token that has had its share
     file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=limits.video_bytes)
-    await count_fetched(state, caller, file.bytes)
+    await book(state, caller, file.bytes)
     return file.name, file.bytes, file.sha256, settings
 
 
@@ -295,28 +296,28 @@ async def get_crops(job_id: str, caller: Caller, state: StateHere) -> Response:
     "/jobs/{job_id}/annotated",
     summary="The video with boxes, scores and a timeline",
     response_class=FileResponse,
-    responses={200: {"content": {"video/mp4": {}}}, **responses(401, 403, 404, 409, 416, 429)},
+    responses={200: {"content": {"video/mp4": {}}}, **responses(400, 401, 403, 404, 409, 416, 429)},
 )
-async def get_annotated(job_id: str, caller: Caller, state: StateHere) -> FileResponse:
+async def get_annotated(job_id: str, caller: Caller, state: StateHere) -> FileAnswer:
     """Where it was asked for with `annotate`."""
     job = await _done(state, caller, job_id)
     path = _artefact(state, job, "annotated.mp4", "ask for it with annotate=true")
-    return FileResponse(path, media_type="video/mp4", filename="annotated.mp4")
+    return FileAnswer(path, media_type="video/mp4", filename="annotated.mp4")
 
 
 @router.get(
     "/jobs/{job_id}/media",
     summary="The video itself",
     response_class=FileResponse,
-    responses={200: {"content": {"application/octet-stream": {}}}, **responses(401, 403, 404, 409, 416, 429)},
+    responses={200: {"content": {"application/octet-stream": {}}}, **responses(400, 401, 403, 404, 409, 416, 429)},
 )
-async def get_media(job_id: str, caller: Caller, state: StateHere) -> FileResponse:
+async def get_media(job_id: str, caller: Caller, state: StateHere) -> FileAnswer:
     """Where it was kept with `keep_media`."""
     job = await _done(state, caller, job_id)
     if not job.keep_media:
         raise Problem(404, "the video was deleted after the job; keep_media=true keeps it")
     path = _artefact(state, job, "media", "it was deleted")
-    return FileResponse(path, media_type="application/octet-stream", filename="media")
+    return FileAnswer(path, media_type="application/octet-stream", filename="media")
 
 
 async def _done(state: State, caller: Asker, job_id: str) -> Job:

@@ -35,7 +35,7 @@ async function start() {
   rates(info);
   const check = new Check(info, (id) => history.replaceState(null, "", `#/jobs/${encodeURIComponent(id)}`));
   const live = new Live(info);
-  const streams = new Streams(info);
+  const streams = new Streams();
   const past = new History({
     onOpen: (id) => (location.hash = `#/jobs/${encodeURIComponent(id)}`),
     onDeleted: (id) => check.forget(id),

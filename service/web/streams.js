@@ -10,20 +10,20 @@ import { HEADLINES } from "./wording.js";
 const byId = (id) => document.getElementById(id);
 
 export class Streams {
-  constructor(info) {
-    this.cards = new Map((info.streams ?? []).map((name) => [name, new Card(name)]));
-    byId("streams").hidden = !this.cards.size;
-    put(
-      byId("stream-list"),
-      [...this.cards.values()].map((card) => card.node),
-    );
+  constructor() {
+    this.cards = new Map();
   }
 
-  /** Finds out which are running. */
+  /** Finds out which there are, and which are running. */
   async show() {
-    if (!this.cards.size) return;
     try {
       const answer = await json("/v1/streams");
+      for (const name of answer.sources) if (!this.cards.has(name)) this.cards.set(name, new Card(name));
+      byId("streams").hidden = !this.cards.size;
+      put(
+        byId("stream-list"),
+        [...this.cards.values()].map((card) => card.node),
+      );
       for (const stream of answer.streams) if (!stream.ended) this.cards.get(stream.source)?.running(stream);
     } catch (error) {
       for (const card of this.cards.values()) card.problem("It is not known whether it runs", error, () => this.show());
