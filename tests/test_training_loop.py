@@ -219,9 +219,9 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(config, monkeypatc
 @pytest.mark.parametrize(
     ("values", "patience", "run", "best"),
     [
-        ([0.5, 0.6, 0.7, 0.1], 2, 3, 1),
+        pytest.param([0.5, 0.6, 0.7, 0.1], 2, 3, 1, marks=pytest.mark.long),
         ([0.5, 0.5, 0.5, 0.1], 2, 3, 1),  # equal is no improvement
-        ([0.5, 0.6, 0.4, 0.6, 0.6, 0.1], 2, 5, 3),
+        pytest.param([0.5, 0.6, 0.4, 0.6, 0.6, 0.1], 2, 5, 3, marks=pytest.mark.long),
         ([0.5, 0.6, 0.1], 1, 2, 1),
     ],
 )
