@@ -14,7 +14,7 @@ DATA ?= ../shared/data
 RUNS := runs
 
 .PHONY: help setup demo serve browser test test-long test-parity kill-loop benchmark-service lint format types data data-report train evaluate \
-        leave-one-source-out train-report evaluate-report score-clips \
+        ablation leave-one-source-out train-report evaluate-report score-clips \
         peers compare-keras compare-detectors compare-detection compare-aggregations \
         benchmark benchmark-training benchmark-pipeline benchmark-inference benchmark-video benchmark-startup \
         benchmark-memory benchmark-gpu benchmark-decoding clean
@@ -102,6 +102,10 @@ evaluate: setup  ## the model that ships on the test split, into runs/lite0/test
 SOURCES := 140k ciplab dfdc
 $(SOURCES:%=$(RUNS)/loso-%/bundle): $(RUNS)/loso-%/bundle: | data
 	$(TUNED) $(BIN)/fakeface train --data $(FACES) --output $(RUNS)/loso-$* --epochs 2 --leave-out $* oldgan $(RECIPE)
+
+ablation: data  ## train the recipe without each of its parts, one epoch each, and compare
+	$(TUNED) $(BIN)/python scripts/ablation.py --data $(FACES) --output $(RUNS)/ablation --epochs 1 -- \
+	  --leave-out oldgan $(RECIPE)
 
 leave-one-source-out: $(SOURCES:%=$(RUNS)/loso-%/bundle)  ## train once without each source, measure on it
 	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/loso --protocol leave-one-source-out --runs $(RUNS)
