@@ -15,7 +15,7 @@ RUNS := runs
 
 .PHONY: help setup demo serve browser test test-long test-parity kill-loop benchmark-service lint format types data data-report train evaluate \
         ablation leave-one-source-out train-report evaluate-report score-clips \
-        peers compare-keras compare-detectors compare-detection compare-aggregations \
+        peers compare-keras compare-detectors compare-detection compare-aggregations compare-tracking \
         benchmark benchmark-training benchmark-pipeline benchmark-inference benchmark-video benchmark-startup \
         benchmark-memory benchmark-gpu benchmark-decoding clean
 
@@ -133,6 +133,14 @@ benchmark-decoding: setup  ## jumping against walking through a long video
 compare-detectors: setup  ## face detectors on DATA and on pictures without faces: docs/detectors.md
 	$(BIN)/python scripts/compare_detectors.py $(DATA)
 
+.venv-tracking/ready: | setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-tracking \
+	  trackers==2.6.1 supervision==0.31.2 pydeprecate==0.13.0 defusedxml==0.7.1 norfair-enough==2.4.3
+	@touch $@
+
+compare-tracking: .venv-tracking/ready  ## our tracker against libraries, on scenes made of DATA's clips: docs/videos.md
+	PYTHONPATH=.venv-tracking $(BIN)/python scripts/compare_tracking.py $(DATA)/videos.csv --also samples/real_collins_pan.mp4
+
 # PyTorch's wheels for most Pythons bring gigabytes of CUDA. Where one for the CPU alone is to be had, name it:
 #   make peers PEERS_PYTHON=python3.11 PEERS_TORCH=torch==2.13.0
 PEERS_PYTHON ?= $(PYTHON)
@@ -167,4 +175,4 @@ $(SECTIONS:%=benchmark-%): benchmark-%: setup
 	$(TABLE)
 
 clean:  ## remove caches and environments, not runs
-	rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-tracking .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -74,6 +74,30 @@ def test_who_comes_back_after_a_cut_is_recognised():
     assert run(scene((ANN, 20, 20)), scene((BEN, 150, 90)), scene((ANN, 200, 100))) == [[1], [2], [1]]
 
 
+def test_a_head_that_turns_to_and_fro_keeps_its_number():
+    """Turned it is like the frame before, and not like how it was last seen from the front; then it is both again."""
+    front, side = person(5, 1), person(5, 9)
+    turning = cv2.addWeighted(front, 0.6, side, 0.4, 0)
+    steps = [scene((who, 100, 60)) for who in (front, turning, side, front, side)]
+    assert run(*steps) == [[1]] * 5
+    forgetful = run(*steps, config=TrackingConfig(looks=1))
+    assert forgetful[3] == [2]
+
+
+def test_looks_are_remembered_at_a_distance_and_no_more_than_so_many():
+    """Fifty frames a second do not push out how somebody looked half a second ago."""
+    front, side = person(5, 1), person(5, 9)
+    turning = cv2.addWeighted(front, 0.6, side, 0.4, 0)
+    tracker = Tracker()
+    seen = [front] * 5 + [turning] * 10 + [side] * 10
+    numbers = [tracker.update(0.02 * number, *scene((who, 100, 60))) for number, who in enumerate(seen)]
+    assert numbers == [[1]] * 25
+    assert tracker.update(0.5, *scene((front, 100, 60))) == [1]
+    for number in range(10):  # two seconds of the side: the front is forgotten
+        tracker.update(0.6 + 0.2 * number, *scene((side, 100, 60)))
+    assert tracker.update(2.6, *scene((front, 100, 60))) == [2]
+
+
 def test_no_two_faces_of_a_frame_are_one_person():
     twins = scene((ANN, 10, 40), (ANN, 200, 40))
     assert run(scene((ANN, 10, 40)), twins, twins) == [[1], [1, 2], [1, 2]]
@@ -101,7 +125,7 @@ def test_time_does_not_go_back():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"min_overlap": -0.1}, {"min_colour": 2.0}, {"same_colour": 0.5}, {"remembered": 0}]
+    "setting", [{"min_overlap": -0.1}, {"min_colour": 2.0}, {"same_colour": 0.5}, {"remembered": 0}, {"looks": 0}]
 )
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ConfigError, match="tracking"):

@@ -4,8 +4,10 @@ A face continues a person by place (overlap with where the person was) and by lo
 of what is around it). Looks decide about cuts: on 23 published clips the colour similarity of the same person 0.2 s
 apart is at least .97 (1st percentile), 2 s apart .89, and of people in different clips at most .71, so that below
 `min_colour` nobody is continued, wherever the face is. People in one room share its colours (to .95) and not the
-light and shade of their faces (at most .43; the same person 0.2 s apart, at least .75). Who is out of sight for longer
-is recognised by look alone, for which more is asked: a wrong new number is preferred to a wrong old one.
+light and shade of their faces (at most .43; the same person 0.2 s apart, at least .75, and less where a head sways). So
+a person has several looks, and a face that is like one of them continues it: that halves the switches of number, and
+glues nobody (`make compare-tracking`). Who is out of sight for longer is recognised by look alone, for which more is
+asked: a wrong new number is preferred to a wrong old one.
 
 Example:
     >>> tracker = Tracker()
@@ -26,12 +28,16 @@ from jaxtyping import Float32, UInt8
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Box, CropSpec, Face, crop_face, crop_square, whole_image_box
+from video.sampling import TIME_TOLERANCE
 
 _SURROUNDINGS = CropSpec(size=64, margin=1.6)
 """Hair, collar and background change less than a face that speaks and turns."""
 
 NEAR = 0.5
 """Seconds in which a head does not turn far."""
+
+APART = 0.2
+"""Seconds between remembered looks: what a head that turns to and fro shows again was not seen a frame ago."""
 
 _PLAIN = 16.0
 """Length of `light` at a standard deviation of one grey level."""
@@ -52,6 +58,8 @@ class TrackingConfig:
         min_light_later: the same after longer.
         same_colour: least colour similarity of a face that is recognised by look, wherever it is.
         same_light: least correlation in [-1, 1] of its light and shade, for that.
+        looks: how many looks of a person are remembered, `APART` seconds from each other; a face continues whom it is
+            like in any of them.
         remembered: how many people can be recognised; who was not seen for longest is forgotten first.
     """
 
@@ -61,6 +69,7 @@ class TrackingConfig:
     min_light_later: float = 0.3
     same_colour: float = 0.93
     same_light: float = 0.6
+    looks: int = 3
     remembered: int = 64
 
     def __post_init__(self) -> None:
@@ -68,8 +77,9 @@ class TrackingConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"tracking {name} {value} is not in [0, 1]")
-        if self.remembered < 1:
-            raise ConfigError(f"tracking remembered {self.remembered} is not at least 1")
+        for name in ("looks", "remembered"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"tracking {name} {getattr(self, name)} is not at least 1")
         if self.same_colour < self.min_colour:
             raise ConfigError(f"tracking same_colour {self.same_colour} is below min_colour {self.min_colour}")
 
@@ -137,13 +147,21 @@ class _Person:
 
     number: int
     box: Box
-    look: Look
     time: float
+    looks: list[tuple[float, Look]]
     missed: int = 0
+
+    def see(self, time: float, box: Box, look: Look, remembered: int) -> None:
+        """Moves them there. The latest look is the last; those before it are `APART` from each other."""
+        if len(self.looks) > 1 and self.looks[-1][0] - self.looks[-2][0] < APART - TIME_TOLERANCE:
+            self.looks.pop()
+        self.looks.append((time, look))
+        del self.looks[:-remembered]
+        self.box, self.time, self.missed = box, time, 0
 
 
 class Tracker:
-    """Gives the faces of successive frames the numbers of people. Holds a box and a look per person, no frames.
+    """Gives the faces of successive frames the numbers of people. Holds a box and some looks per person, no frames.
 
     Args:
         config: when a face continues a person.
@@ -186,7 +204,7 @@ class Tracker:
             if place in numbers or row in seen:
                 continue
             person = self._people[row]
-            person.box, person.look, person.time, person.missed = boxes[place], looks[place], time, 0
+            person.see(time, boxes[place], looks[place], self._config.looks)
             numbers[place] = person.number
             seen.add(row)
         for row, person in enumerate(self._people):
@@ -194,7 +212,7 @@ class Tracker:
         for place, (box, look) in enumerate(zip(boxes, looks, strict=True)):
             if place not in numbers:
                 self._numbers += 1
-                self._people.append(_Person(number=self._numbers, box=box, look=look, time=time))
+                self._people.append(_Person(number=self._numbers, box=box, time=time, looks=[(time, look)]))
                 numbers[place] = self._numbers
         if len(self._people) > self._config.remembered:
             # An hour of cuts has thousands of faces: neither memory nor time per frame may grow with them.
@@ -204,14 +222,17 @@ class Tracker:
 
     def _affinity(self, person: _Person, time: float, box: Box, look: Look) -> float | None:
         """How well a face continues a person; None where it cannot be that person."""
-        colour, light = look.colour_similarity(person.look), look.light_similarity(person.look)
-        if colour < self._config.min_colour:
-            return None
         shared = overlap(person.box, box)
-        recognised = colour >= self._config.same_colour and light >= self._config.same_light
         near = time - person.time <= NEAR
-        like = light >= (self._config.min_light if near else self._config.min_light_later)
-        if not recognised and (shared < self._config.min_overlap or not like):
-            return None
-        # Place counts while the person is in sight; whoever left may come back anywhere.
-        return colour + 0.5 * light + (shared if person.missed <= 2 else 0.5 * shared)
+        best: float | None = None
+        for _, seen in reversed(person.looks):
+            colour, light = look.colour_similarity(seen), look.light_similarity(seen)
+            if colour < self._config.min_colour:
+                continue
+            recognised = colour >= self._config.same_colour and light >= self._config.same_light
+            like = light >= (self._config.min_light if near else self._config.min_light_later)
+            if recognised or (shared >= self._config.min_overlap and like):
+                # Place counts while the person is in sight; whoever left may come back anywhere.
+                affinity = colour + 0.5 * light + (shared if person.missed <= 2 else 0.5 * shared)
+                best = affinity if best is None else max(best, affinity)
+        return best

@@ -37,6 +37,9 @@ SCHEMES = ("rtsp", "rtsps", "http", "https")
 _BAD_READS = 25
 """Pictures in succession that cannot be decoded, after which the connection is taken for lost."""
 
+_AT_ONCE = 0.1
+"""Seconds. So many reads that fail in less are no damaged pictures, which would come one by one: it is the end."""
+
 _THREADS = 2
 """Of the decoder. Each one more delays every picture by one."""
 
@@ -196,6 +199,8 @@ class _Live:
         self.finite = source.kind == "address" and is_http and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         self._packets = source.kind == "address" and not self.finite and self._gives_jpegs()
         self._failed = 0
+        # Damaged pictures that are still to be told, and whether one that can be decoded was read after them.
+        self._damaged, self._grabbed = 0, False
         self._first: float | None = None
 
     def read(self) -> Picture | None:
@@ -205,11 +210,14 @@ class _Live:
             raise ConnectionLost("OpenCV failed") from None  # its message may hold the address
 
     def _read(self) -> Picture | None:
-        began = time.monotonic()
-        if not self._capture.grab():
-            if self.finite:
+        if not self._grabbed and not self._damaged:
+            self._grabbed = self._grab()
+            if not self._grabbed and self.finite:
                 return None
-            self._fail(ended=self._packets, seconds=time.monotonic() - began)
+        if self._damaged:
+            self._damaged -= 1
+            self._fail()
+        self._grabbed = False
         image = self._decode()
         self._failed = 0
         if not self.finite:
@@ -217,6 +225,31 @@ class _Live:
         stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
         self._first = stamp if self._first is None else self._first
         return Picture(image=image, time=stamp - self._first)
+
+    def _grab(self) -> bool:
+        """Whether a picture was read; those before it that could not be are counted in `_damaged`.
+
+        OpenCV's grab() says no more than False, for damage and for the end alike. And when nothing came in time it
+        answers True as long as its decoder still holds pictures, one for each of its threads: old ones, by now.
+        """
+        began = time.monotonic()
+        for failed in range(_BAD_READS):
+            asked = time.monotonic()
+            got = self._capture.grab()
+            now = time.monotonic()
+            if self.finite:
+                return got
+            if now - asked >= (1.0 if got else 0.9) * self._read_timeout:
+                raise ConnectionLost(f"nothing came for {self._read_timeout:g} s")
+            if got:
+                self._damaged = failed
+                return True
+            if self._packets:
+                break
+            if now - began >= _AT_ONCE:
+                self._damaged = failed + 1
+                return False
+        raise ConnectionLost("the connection ended")
 
     def release(self) -> None:
         self._capture.release()
@@ -238,13 +271,9 @@ class _Live:
         # cv2.CAP_PROP_CONVERT_RGB is on: backends give BGR, whatever the camera sends.
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-    def _fail(self, *, ended: bool = False, seconds: float = 0.0) -> NoReturn:
-        """Raises what a failed read means. OpenCV's grab() says no more than False, for damage and for the end."""
+    def _fail(self) -> NoReturn:
+        """One more picture that could not be decoded."""
         self._failed += 1
-        if seconds >= 0.9 * self._read_timeout:
-            raise ConnectionLost(f"nothing came for {self._read_timeout:g} s")
-        if ended:
-            raise ConnectionLost("the connection ended")
         if self._failed >= _BAD_READS:
             raise ConnectionLost(f"{_BAD_READS} reads in succession failed")
         raise DamagedPicture
