@@ -68,15 +68,15 @@ def test_it_is_ahead_by_a_few_frames_and_no_more():
     walk = Walk(50)
     with_thread = decode_ahead(walk.frames())
     next(with_thread)
-    walk.wait_until_made(1 + ahead._AHEAD + 1)  # one is taken, these wait, and one is made and has no room
+    walk.wait_until_made(1 + ahead._MOST + 1)  # one is taken, these wait, and one is made and has no room
     next(with_thread)
-    walk.wait_until_made(2 + ahead._AHEAD + 1)
-    assert walk.made == 2 + ahead._AHEAD + 1
+    walk.wait_until_made(2 + ahead._MOST + 1)
+    assert walk.made == 2 + ahead._MOST + 1
     with_thread.close()
 
 
 def test_frames_that_are_large_wait_one_at_a_time(monkeypatch):
-    monkeypatch.setattr(ahead, "_AHEAD_BYTES", 3 * 64 * 64)
+    monkeypatch.setattr(ahead, "_MOST_BYTES", 3 * 64 * 64)
     walk = Walk(50)
     with_thread = decode_ahead(walk.frames())
     next(with_thread)
@@ -107,7 +107,7 @@ def test_closing_it_ends_the_thread_and_the_walk():
     coming.close()
     assert walk.closed
     assert running() == []
-    assert walk.made <= 2 + ahead._AHEAD + 1
+    assert walk.made <= 2 + ahead._MOST + 1
 
 
 class Failing:

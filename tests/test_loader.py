@@ -123,6 +123,7 @@ def test_a_restored_iterator_continues_with_the_very_next_batch(at):
     assert take(iterator, 12) == expected
 
 
+@pytest.mark.long
 def test_worker_processes_restore_exactly_and_end_cleanly():
     config = LoaderConfig(batch_size=8, workers=2)
     iterator = iter(train_batches(Numbered(64), config, seed=3, processes=(0, 1)))

@@ -15,11 +15,16 @@ from collections.abc import Generator, Iterator
 
 from video.frame_source import Frame
 
-_AHEAD = 3
+_MOST = 3
 """Frames that wait at most."""
 
-_AHEAD_BYTES = 96 * 2**20
+_MOST_BYTES = 96 * 2**20
 """What those that wait hold together at most; one may wait at any size."""
+
+
+def frames_ahead(size: int) -> int:
+    """How many frames of so many bytes each may wait."""
+    return max(1, min(_MOST, _MOST_BYTES // size))
 
 
 def decode_ahead(frames: Iterator[Frame]) -> Generator[Frame]:
@@ -34,23 +39,18 @@ def decode_ahead(frames: Iterator[Frame]) -> Generator[Frame]:
     # One condition for both sides; what is in the queue is a frame, or at the end an exception or None.
     changed = threading.Condition()
     waiting: collections.deque[Frame | BaseException | None] = collections.deque()
-    held = 0
     unwanted = False
 
-    def full(size: int) -> bool:
-        return len(waiting) >= _AHEAD or (held > 0 and held + size > _AHEAD_BYTES)
-
     def decode() -> None:
-        nonlocal held
         end: BaseException | None = None
         try:
             for frame in frames:
+                room = frames_ahead(frame.image.nbytes)
                 with changed:
-                    changed.wait_for(lambda: unwanted or not full(frame.image.nbytes))  # noqa: B023 - called here
+                    changed.wait_for(lambda: unwanted or len(waiting) < room)  # noqa: B023 - called here
                     if unwanted:
                         break
                     waiting.append(frame)
-                    held += frame.image.nbytes
                     changed.notify()
         except BaseException as error:  # whoever takes the frames raises it
             end = error
@@ -69,8 +69,6 @@ def decode_ahead(frames: Iterator[Frame]) -> Generator[Frame]:
             with changed:
                 changed.wait_for(lambda: len(waiting) > 0)
                 one = waiting.popleft()
-                if isinstance(one, Frame):
-                    held -= one.image.nbytes
                 changed.notify()
             if isinstance(one, BaseException):
                 raise one

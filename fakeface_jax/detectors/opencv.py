@@ -45,11 +45,10 @@ class YuNetDetector:
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """All faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
-        scale = min(1.0, self._side / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        bgr = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+        small, scale = _shrunk(image, self._side)
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
         with self._lock:
-            self._detector.setInputSize(size)
+            self._detector.setInputSize((small.shape[1], small.shape[0]))
             _, rows = self._detector.detect(bgr)
         faces = []
         for row in rows if rows is not None else ():
@@ -87,10 +86,9 @@ class MtcnnDetector:
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """All faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
-        scale = min(1.0, self._side / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small, scale = _shrunk(image, self._side)
         with self._lock:
-            rows = self._detector.detect_faces(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            rows = self._detector.detect_faces(small)
         faces = []
         for row in rows or ():
             x, y, w, h = np.asarray(row["box"], np.float64) / scale
@@ -120,9 +118,8 @@ class HaarDetector:
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """All faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
-        scale = min(1.0, self._side / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        small, scale = _shrunk(image, self._side)
+        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         with self._lock:
             rows = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(24, 24))
         faces = []
@@ -131,3 +128,11 @@ class HaarDetector:
             if box is not None:
                 faces.append(Face(box=box, confidence=1.0))
         return largest_first(faces)
+
+
+def _shrunk(image: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[UInt8[np.ndarray, "y x 3"], float]:
+    """A picture of at most so many pixels a side, and its scale; at most 1."""
+    height, width = image.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale

@@ -18,15 +18,10 @@ from typing import Any, NoReturn, TypeVar
 from fakeface_jax.errors import FakeFaceError, MediaError, OpenError
 from service.sandbox.child import Child, Stop, whole
 from service.sandbox.decoding import DecodeLimits
+from video.ahead import frames_ahead
 from video.frame_source import Frame, FrameCounters
 from video.live.captures import ConnectionLost, DamagedPicture, Picture, StreamSource
 from video.sampling import Sampling, chooser_of
-
-_AHEAD = 3
-"""Frames that the child decodes ahead, so that decoding and scoring go on at the same time."""
-
-_AHEAD_BYTES = 96 * 2**20
-"""Fewer where they would be larger than that together."""
 
 _LIVE_BYTES = 3 * 1920 * 1080
 """A larger picture of a live source comes over the socket."""
@@ -74,7 +69,7 @@ class IsolatedVideo:
         except (KeyError, TypeError, ValueError):
             raise child.broken(name) from None
         size = self.width * self.height * 3
-        self._slots = max(1, min(_AHEAD, _AHEAD_BYTES // size))
+        self._slots = frames_ahead(size)  # decoding and scoring go on at the same time
         child.share(size, self._slots)
 
     @property

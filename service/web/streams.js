@@ -18,12 +18,10 @@ export class Streams {
   async show() {
     try {
       const answer = await json("/v1/streams");
-      for (const name of answer.sources) if (!this.cards.has(name)) this.cards.set(name, new Card(name));
+      const fresh = answer.sources.filter((name) => !this.cards.has(name));
+      for (const name of fresh) this.cards.set(name, new Card(name));
+      byId("stream-list").append(...fresh.map((name) => this.cards.get(name).node));
       byId("streams").hidden = !this.cards.size;
-      put(
-        byId("stream-list"),
-        [...this.cards.values()].map((card) => card.node),
-      );
       for (const stream of answer.streams) if (!stream.ended) this.cards.get(stream.source)?.running(stream);
     } catch (error) {
       for (const card of this.cards.values()) card.problem("It is not known whether it runs", error, () => this.show());
