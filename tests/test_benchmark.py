@@ -68,6 +68,15 @@ def test_contenders_take_turns_in_an_order_that_turns(contender) -> None:
     assert [one["count"] for one in answers["b"]] == [2, 3, 4]
 
 
+def test_what_wakes_a_contender_is_not_counted(contender) -> None:
+    with Workers(lambda text: None) as running:
+        running.start("a", contender("a"))
+        running.start("breaking", contender("breaking", "answer"))
+        answers = running.take_turns(2, {"steps": 2}, waking={"steps": 1})
+        assert running.failed == {"breaking": "ValueError: cannot go on"}
+    assert [(one["seconds"], one["count"]) for one in answers["a"]] == [(2, 3), (2, 5)]
+
+
 @pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="a process's state is read from /proc, which Linux has"
 )

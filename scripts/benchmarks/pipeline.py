@@ -36,7 +36,7 @@ def measure(settings: Settings) -> list[Row]:
             settings.tell(f"writing the crops as files: {export(pictures, 64 if settings.quick else None)}")
             flow = Program("keras_steps.py", (folder, "flow", str(pictures)), settings.peers, tuned=True)
             workers.start("Keras, flow_from_directory", flow)
-        answers = workers.take_turns(settings.rounds, {"steps": steps})
+        answers = workers.take_turns(settings.rounds, {"steps": steps}, waking={"steps": 1})
         missing = dict(workers.failed)
         note = ""
         if settings.profile:
@@ -56,7 +56,7 @@ def measure(settings: Settings) -> list[Row]:
                 Goal(text="at least 0.95 x the step alone", peers=("our step alone",), at_least=0.95),
                 Goal(text="at least 3.0 x Keras", peers=("Keras, flow_from_directory",), at_least=3.0),
             ),
-            note=f"{steps} steps a turn; all with the malloc setting of `make train`{note}",
+            note=f"{steps} steps a turn and one before; all with the malloc setting of `make train`{note}",
             missing=missing,
         )
     ]

@@ -17,7 +17,7 @@ from benchmarks.workers import Program, Workers
 
 BATCH = 32
 
-_NOTE = "float32, Adam, from uint8, two threads, all with the malloc setting of `make train`"
+_NOTE = "float32, Adam, from uint8, two threads, all with the malloc setting of `make train`; one step before each turn"
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -60,7 +60,7 @@ def _shipped(settings: Settings) -> Row:
         f"training step, the shipped model's network (EfficientNet-Lite0, 224 px), batch {BATCH}",
         "efficientnet_lite0",
         programs,
-        steps=1,
+        steps=1 if settings.quick else 3,
         peers=tuple(programs),
     )
 
@@ -93,7 +93,7 @@ def _row(
             workers.start(name, program)
         # The first steps, from the same weights.
         first = {name: workers.try_ask(name, {"steps": 3}) for name in workers.names}
-        answers = workers.take_turns(settings.rounds, {"steps": steps})
+        answers = workers.take_turns(settings.rounds, {"steps": steps}, waking={"steps": 1})
         note = _NOTE + (_profile(workers, settings) if settings.profile else "")
         missing = dict(workers.failed)
     return Row(

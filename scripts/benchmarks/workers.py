@@ -110,8 +110,16 @@ class Workers:
                 raise
             self._drop(name, error)
 
-    def take_turns(self, rounds: int, question: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    def take_turns(
+        self, rounds: int, question: Mapping[str, Any], *, waking: Mapping[str, Any] | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
         """Asks everybody once for warming up, then in each round; the order turns from round to round.
+
+        Args:
+            rounds: how many.
+            question: what is asked in each turn.
+            waking: asked first in each turn, and not counted: for work that goes on for hours, of which a turn is a
+                short piece. The first step after a stop took up to four times as long as the next ones.
 
         Returns:
             One answer per round of each contender that did not fail.
@@ -124,6 +132,8 @@ class Workers:
             self._tell(f"round {number + 1} of {rounds}")
             order = self.names
             for name in order[number % len(order) :] + order[: number % len(order)]:
+                if waking is not None:
+                    self.try_ask(name, waking)
                 answer = self.try_ask(name, question)
                 if answer is not None:
                     answers[name].append(answer)
@@ -135,6 +145,8 @@ class Workers:
 
     def try_ask(self, name: str, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """One answer of one contender; None of one that failed, which is noted in `failed` and asked no more."""
+        if name in self.failed:
+            return None
         try:
             return self._workers[name].ask(question)
         except ContenderFailed as error:
