@@ -59,6 +59,11 @@ class Channel:
             self._closed = last
             self._wake()
 
+    @property
+    def sent(self) -> int:
+        """The number of the last event."""
+        return self._sent
+
     def close(self) -> None:
         """Ends all readers, without another event."""
         with self._lock:
@@ -138,9 +143,9 @@ class EventHub:
         """What a reader may come back with."""
         return f"{self._process}-{event.number}"
 
-    def number_of(self, event_id: str | None) -> int:
-        """The number that an id stands for; 0, the beginning, for one of another process or none."""
+    def number_of(self, event_id: str | None, channel: Channel | None) -> int:
+        """The number that an id stands for; 0, the beginning, for one of another process, none, or one never sent."""
         process, _, number = (event_id or "").partition("-")
         if process == self._process and number.isascii() and number.isdigit() and len(number) < 16:
-            return int(number)
+            return int(number) if channel is None or int(number) <= channel.sent else 0
         return 0

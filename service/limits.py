@@ -80,25 +80,29 @@ class ReceivedBytes:
         self._database = database
         self._clock = clock
 
-    def add(self, owner: str, count: int, limit: int) -> bool:
-        """Counts bytes, if the owner's day has room for them; else nothing is counted and the answer is False.
+    def add(self, owner: str, count: int, limit: int, *, day: int | None = None) -> int | None:
+        """Counts bytes, if the owner's day has room for them; else nothing is counted and the answer is None.
 
         Args:
             owner: a token's name.
             count: bytes; less than 0 gives back what was counted and did not come.
             limit: bytes a day.
+            day: on which they were counted first; today if not given.
+
+        Returns:
+            The day that they count for.
         """
-        day = self._today()
+        day = self._today() if day is None else day
         with self._database.writing() as connection:
             total = max(0, self._of(connection, owner, day) + count)
             if count > 0 and total > limit:
-                return False
+                return None
             connection.execute(
                 "INSERT INTO received (owner, day, bytes) VALUES (?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
                 (owner, day, total),
             )
-        return True
+        return day
 
     def today(self, owner: str) -> int:
         """Bytes that were counted for the owner today."""

@@ -71,6 +71,9 @@ def configure(style: Literal["json", "text"], stream: TextIO | None = None) -> N
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    # What libraries warn of has this form too. The parser of forms complains of what clients send, which they are told.
+    logging.getLogger().handlers = [handler]
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     for name in ("fakeface", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = (

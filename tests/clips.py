@@ -132,6 +132,15 @@ def _damage(path: Path, numbers: tuple[int, ...]) -> None:
     path.write_bytes(data)
 
 
+def _lie_about_length(path: Path, *numbers: int) -> None:
+    """Packets whose first part claims to be longer than any file: what breaks off reading them as they are."""
+    data, packets = bytearray(path.read_bytes()), packets_at(path)
+    for number in numbers:
+        at, _ = packets[number]
+        data[at : at + 4] = b"\x7f\xff\xff\xff"
+    path.write_bytes(data)
+
+
 def _then(change: Callable[[Path], None], **settings: object) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         encode(path, **settings)  # type: ignore[arg-type]
@@ -263,6 +272,12 @@ CLIPS: dict[str, Clip] = {
     "damaged-h264": Clip(
         make=_then(lambda path: _damage(path, (26, 27, 28))),
         file="damaged.mp4",
+        certain=(*range(24), *range(36, COUNT)),
+        seeks=None,
+    ),
+    "lying-length-mp4": Clip(
+        make=_then(lambda path: _lie_about_length(path, 26)),
+        file="lying.mp4",
         certain=(*range(24), *range(36, COUNT)),
         seeks=None,
     ),

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -135,3 +138,17 @@ def test_pages_are_written_for_each_video(score, clips):
     text = pages[0].read_text(encoding="utf-8")
     assert text.lower().startswith("<!doctype html>")
     assert "http://" not in text.replace("http://www.w3.org/", "")
+
+
+def test_the_answer_of_verify_is_its_exit_code_whoever_reads_it(score, clips, tiny_bundle):
+    report, video = clips / "report.json", clips / "a" / "clip.mp4"
+    assert score(video, "--frames", 6, "--format", "json", "--output", report)[0] == 0
+    record = json.loads(report.read_text())
+    report.write_text(json.dumps([record[0] | {"verdict": "fake", "reason": "P(fake) 0.999 reaches 0.855"}]))
+    words = [str(Path(sys.executable).with_name("fakeface")), "verify", str(report), str(video)]
+    words += ["--model", str(tiny_bundle)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")

@@ -76,10 +76,12 @@ def test_an_id_of_another_process_begins_anew() -> None:
         return ""
 
     event_id = asyncio.run(first())
-    assert hub.number_of(event_id) == 1
-    assert other.number_of(event_id) == 0
+    channel = hub.channel("a")
+    assert hub.number_of(event_id, channel) == 1
+    assert hub.number_of(event_id.split("-")[0] + "-2", channel) == 0  # never sent
+    assert other.number_of(event_id, channel) == 0
     for wrong in (None, "", "x", event_id + "x", event_id.split("-")[0] + "--1", event_id.split("-")[0] + "-²"):
-        assert hub.number_of(wrong) == 0
+        assert hub.number_of(wrong, channel) == 0
 
 
 def test_a_reader_who_leaves_is_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 import subprocess
 import weakref
 from pathlib import Path
@@ -452,3 +453,13 @@ def test_damaged_pictures_called_videos_are_one_line_errors(tmp_path, data):
     with pytest.raises(MediaError) as caught:
         VideoFile(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["bad\udcff.mp4", "bad\udcff/clip.mp4", "clip.m\udcff"])
+def test_names_that_are_no_unicode_are_names(clips, tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(clips / "h264.mp4", path)
+    with VideoFile(path) as video:
+        for _ in range(2):
+            assert [frame.index for frame in video.frames(Sampling(every=30))] == [0, 30, 60, 90]

@@ -82,16 +82,16 @@ def test_threads_take_no_more_than_there_is():
 def test_bytes_of_a_day_survive_a_restart_and_end_with_the_day(tmp_path):
     clock = Clock(20_000.0 * DAY + 100)
     with Store(tmp_path / "state", clock=clock) as store:
-        assert store.add_bytes("a", 600, 1000)
-        assert not store.add_bytes("a", 401, 1000)  # and nothing was counted
-        assert store.add_bytes("b", 1000, 1000)
+        assert store.received.add("a", 600, 1000)
+        assert not store.received.add("a", 401, 1000)  # and nothing was counted
+        assert store.received.add("b", 1000, 1000)
     with Store(tmp_path / "state", clock=clock) as store:
         assert store.received.today("a") == 600
-        assert store.add_bytes("a", 400, 1000)
-        assert not store.add_bytes("a", 1, 1000)
+        assert store.received.add("a", 400, 1000)
+        assert not store.received.add("a", 1, 1000)
         assert store.received.seconds_left() == DAY - 100
         clock.now += store.received.seconds_left()
-        assert store.add_bytes("a", 1000, 1000)
+        assert store.received.add("a", 1000, 1000)
         assert store.sweep() == 0
         with store._database.reading() as connection:
             assert connection.execute("SELECT count(*) FROM received").fetchone()[0] == 1
@@ -99,11 +99,21 @@ def test_bytes_of_a_day_survive_a_restart_and_end_with_the_day(tmp_path):
 
 def test_bytes_that_did_not_come_are_given_back(tmp_path):
     with Store(tmp_path / "state") as store:
-        assert store.add_bytes("a", 900, 1000)
-        assert store.add_bytes("a", -800, 1000)
+        assert store.received.add("a", 900, 1000)
+        assert store.received.add("a", -800, 1000)
         assert store.received.today("a") == 100
-        assert store.add_bytes("a", -800, 1000)
+        assert store.received.add("a", -800, 1000)
         assert store.received.today("a") == 0
+
+
+def test_bytes_are_given_back_to_the_day_they_were_counted_on(tmp_path):
+    clock = Clock(20_000.0 * DAY - 1)
+    with Store(tmp_path / "state", clock=clock) as store:
+        day = store.received.add("a", 900, 1000)
+        clock.now += 2
+        assert store.received.add("a", 500, 1000) == day + 1
+        assert store.received.add("a", -899, 1000, day=day) == day
+        assert store.received.today("a") == 500
 
 
 def test_bytes_counted_at_the_same_time_are_all_counted(tmp_path):
@@ -111,7 +121,7 @@ def test_bytes_counted_at_the_same_time_are_all_counted(tmp_path):
 
         def add(which):
             for _ in range(20):
-                which.add_bytes("a", 1, 10**9)
+                which.received.add("a", 1, 10**9)
 
         threads = [threading.Thread(target=add, args=(which,)) for which in (store, other, store)]
         for thread in threads:

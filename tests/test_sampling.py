@@ -80,3 +80,9 @@ def test_listed_positions_are_taken_and_no_others():
     for wrong in ((1, 1), (4, 2), (-1,)):
         with pytest.raises(ConfigError, match="ascending"):
             chooser_of(wrong)
+
+
+@pytest.mark.parametrize("settings", [{"every": True}, {"fps": True}, {"fps": math.nan}, {"end": math.inf}])
+def test_what_is_no_number_is_a_config_error(settings):
+    with pytest.raises(ConfigError):
+        Sampling(**settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -15,6 +16,7 @@ import jsonschema
 import pytest
 from running_service import Running, running_service
 
+from service.http.files import FileAnswer
 from service.settings import Limits, ServiceConfig
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -384,7 +386,9 @@ def test_media_is_deleted_after_the_job_unless_it_is_to_be_kept(client: httpx.Cl
     beyond = client.get(media, headers={"Range": f"bytes={10**9}-"})
     assert "no such bytes" in problem(beyond, 416)
     assert beyond.headers["content-range"] == f"bytes */{CLIP.stat().st_size}"
-    assert "malformed" in problem(client.get(media, headers={"Range": "lines=1-2"}), 400)
+    assert "malformed" in problem(client.get(media, headers={"Range": "bytes=1_0-2_0"}), 400)
+    other = client.get(media, headers={"Range": "lines=1-2"})  # of a unit that nobody knows
+    assert (other.status_code, other.content) == (200, CLIP.read_bytes())
 
 
 def test_addresses_are_not_opened_unless_the_operator_says_so(client: httpx.Client) -> None:
@@ -472,3 +476,38 @@ def test_a_page_of_another_site_cannot_ask(client: httpx.Client) -> None:
     ):
         problem(client.get("/v1/jobs", headers=headers), 403)
     assert client.get("/v1/jobs", headers={"Origin": str(client.base_url)}).status_code == 200
+
+
+def test_files_of_the_page_refuse_ranges_as_all_others(client: httpx.Client) -> None:
+    for path in ("/", "/static/app.js"):
+        assert "malformed" in problem(client.get(path, headers={"Range": "bytes=9-2"}), 400)
+        answer = client.get(path, headers={"Range": f"bytes={10**9}-"})
+        assert "no such bytes" in problem(answer, 416)
+        assert answer.headers["content-range"].startswith("bytes */")
+        assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_whether_it_lives_can_be_asked_without_a_body(client: httpx.Client, path: str) -> None:
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("asked", [{}, {"range": "bytes=0-9"}, {"range": "bytes=0-1,4-5"}])
+def test_a_file_that_is_deleted_before_it_is_opened_is_a_problem(tmp_path: Path, asked: dict[str, str]) -> None:
+    path = tmp_path / "media"
+    path.write_bytes(bytes(100))
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        answer = FileAnswer(path, media_type="application/octet-stream")
+        if "gone" in scope["path"]:
+            path.unlink()
+        await answer(scope, receive, send)
+
+    async def ask(where: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(serve), base_url="http://x") as client:
+            return await client.get(where, headers=asked)
+
+    assert asyncio.run(ask("/there")).status_code in (200, 206)
+    answer = asyncio.run(ask("/gone"))
+    assert (answer.status_code, answer.json()["detail"]) == (404, "it was deleted")

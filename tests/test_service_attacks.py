@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
+import subprocess
+import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,6 +26,7 @@ from websockets.sync.client import connect
 import service.http.camera
 import service.http.following
 import service.http.protocol
+from service.http.edge import Edge
 from service.settings import Limits, ServiceConfig
 from service.storage.tokens import TokenLimits
 
@@ -179,6 +186,76 @@ def test_bytes_count_when_they_come_and_not_when_they_are_used(guarded: tuple[Ru
     assert store.received.today("quota") == 80_000
 
 
+def chunks(size: int, piece: int = 2**16) -> Iterator[bytes]:
+    """A body without a length."""
+    for _ in range(size // piece):
+        yield bytes(piece)
+
+
+def test_a_body_without_a_length_counts_as_it_comes(guarded: tuple[Running, str]) -> None:
+    running, _ = guarded
+    store = running.state.store
+    secret = store.tokens.create("chunks", TokenLimits(bytes_per_day=3 * 2**20))
+    raw = {"Content-Type": "image/jpeg"}
+    with client_of(running, Authorization=f"Bearer {secret}") as client:
+        problem(client.post("/v1/images", content=chunks(2**20), headers=raw), 422)
+        assert store.received.today("chunks") == 2**20
+        # Refused while it comes, and what came is counted.
+        with contextlib.suppress(httpx.TransportError):  # it may close while there is still something to be sent
+            assert "today" in problem(client.post("/v1/images", content=chunks(16 * 2**20), headers=raw), 429)
+        used = store.received.today("chunks")
+        assert 2 * 2**20 < used <= 4 * 2**20
+        for path in ("/v1/images", "/v1/videos"):
+            with contextlib.suppress(httpx.TransportError):
+                assert "today" in problem(client.post(path, content=chunks(2**17), headers=raw), 429)
+        # A length beside chunks says nothing.
+        with contextlib.suppress(httpx.TransportError):
+            both = raw | {"Content-Length": "4", "Transfer-Encoding": "chunked"}
+            assert client.post("/v1/images", content=chunks(2**17), headers=both).status_code in (400, 429)
+        assert store.received.today("chunks") <= used + 3 * 2**17
+
+
+def test_a_file_that_is_said_to_be_too_long_is_just_that(guarded: tuple[Running, str]) -> None:
+    running, _ = guarded
+    secret = running.state.store.tokens.create("long", TokenLimits(bytes_per_day=1000))
+    for path in ("images", "videos"):
+        with connected(running) as connection:
+            head = f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n"
+            connection.sendall(f"{head}Content-Length: {10**15}\r\n\r\n".encode())
+            assert b" 413 " in connection.recv(65536).split(b"\r\n")[0]
+
+
+def test_chunks_and_promises_leave_the_disk_its_room(guarded: tuple[Running, str], monkeypatch: Any) -> None:
+    running, secret = guarded
+    limits = dataclasses.replace(running.state.config.limits, free_bytes=10**9)
+    monkeypatch.setattr(running.state, "config", dataclasses.replace(running.state.config, limits=limits))
+    asked = 0
+
+    def usage(path: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return types.SimpleNamespace(free=limits.free_bytes + 20 * 2**20 - (asked > 2) * 30 * 2**20)
+
+    monkeypatch.setattr("service.http.uploads.shutil.disk_usage", usage)
+    with client_of(running, Authorization=f"Bearer {secret}") as client:
+        with contextlib.suppress(httpx.TransportError):
+            assert "full" in problem(client.post("/v1/videos", content=chunks(64 * 2**20, 2**20)), 507)
+        assert asked == 3  # at first, and after each 8 MiB
+        asked = 0
+        # Two that promise more together than there is room for.
+        with connected(running) as connection:
+            head = f"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n"
+            connection.sendall(f"{head}Content-Length: {15 * 2**20}\r\n\r\n".encode() + bytes(100))
+            until = time.monotonic() + 5
+            while running.state.upload_disk == 0 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert "full" in problem(client.post("/v1/videos", content=bytes(10 * 2**20)), 507)
+        until = time.monotonic() + 5
+        while running.state.upload_disk and time.monotonic() < until:
+            time.sleep(0.01)
+    assert running.state.upload_disk == 0
+
+
 def test_a_revoked_token_ends_what_it_had_open(guarded: tuple[Running, str]) -> None:
     running, _ = guarded
     secret = running.state.store.tokens.create("leaver")
@@ -230,3 +307,37 @@ def test_a_raw_video_may_have_a_name(running: Running) -> None:
         assert answer.status_code == 202
         assert answer.json()["name"] == "holiday.mp4"
         assert "name" not in answer.json()["settings"]
+
+
+def test_what_is_cut_off_by_the_end_of_the_service_is_told_so() -> None:
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def story() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(Edge(waits)), base_url="http://x") as client:
+            asked = asyncio.ensure_future(client.post("/v1/videos"))
+            await asyncio.sleep(0.05)
+            asked.cancel()
+            return await asked
+
+    answer = asyncio.run(story())
+    assert "being stopped" in problem(answer, 503)
+    assert answer.headers["retry-after"] == "10"
+
+
+EARLY = """
+import os, signal
+from service.commands.serving import _ended_in_order
+
+try:
+    with _ended_in_order():
+        signal.raise_signal(signal.{name})
+finally:
+    print("cleaned up", flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_before_it_listens_ends_it_in_order(name: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", EARLY.format(name=name)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "cleaned up\n", "")

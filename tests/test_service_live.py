@@ -95,6 +95,16 @@ def test_pictures_that_come_too_fast_are_skipped_and_told(service: Running, pict
     assert {answer["type"] for answer in answers} == {"frame", "skipped"}
 
 
+def test_of_a_flood_each_picture_is_answered(service: Running, pictures: list[bytes]) -> None:
+    with opened(service) as socket:
+        socket.send('{"token": null}')
+        heard(socket)
+        for number in range(60):
+            socket.send(pictures[number % len(pictures)])
+        answers = [heard(socket) for _ in range(60)]
+    assert sorted(answer["number"] for answer in answers) == list(range(60))
+
+
 @pytest.mark.parametrize("first", ["no json", '{"token": 5}', '{"token": "ff_wrong"}'])
 def test_a_wrong_first_message_ends_it(service: Running, first: str) -> None:
     with opened(service) as socket:

@@ -63,7 +63,9 @@ def test_media_goes_when_the_job_is_done_or_failed_unless_it_is_kept(store):
 def test_a_failed_job_says_why_and_stays_a_week(store, clock):
     create(store)
     job = store.claim()
+    store.artefact(job.id, "crops.json").write_text("[]")
     assert store.fail(job.id, job.attempt, "clip.mp4: damaged")
+    assert not store.artefact(job.id, "crops.json").exists()  # faces that nobody is told of
     failed = store.job("a", job.id)
     assert (failed.state, failed.error, failed.verdict) == ("failed", "clip.mp4: damaged", None)
     assert failed.expires == clock.now + FAILED_KEPT

@@ -47,8 +47,8 @@ def record(index, *faces, fps=10.0):
     return FrameRecord(index=index, time=index / fps, faces=tuple(made))
 
 
-def outcome(records, spec=SPEC, rule="worst_person"):
-    return decide(records, spec, rule=rule, fps=10.0, dropped=0)
+def outcome(records, spec=SPEC, rule="worst_person", dropped=0):
+    return decide(records, spec, rule=rule, fps=10.0, dropped=dropped, walked=len(records) + dropped)
 
 
 @pytest.mark.parametrize(("logit", "verdict"), [(3.0, Verdict.FAKE), (0.0, Verdict.INCONCLUSIVE), (-3.0, Verdict.REAL)])
@@ -167,3 +167,26 @@ def test_a_partial_fake_is_a_segment_of_its_person():
     assert part.verdict is Verdict.FAKE
     assert found.verdict is Verdict.REAL  # of the whole minute, by the mean
     assert outcome(records, rule="worst_window").verdict is Verdict.FAKE
+
+
+@pytest.mark.parametrize(
+    ("logit", "dropped", "verdict"),
+    [
+        (-3.0, 2, Verdict.REAL),
+        (-3.0, 3, Verdict.INCONCLUSIVE),
+        (3.0, 100, Verdict.FAKE),
+        (0.0, 100, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_what_could_not_be_read_may_be_fake(logit, dropped, verdict):
+    found = outcome([record(index, (1, logit)) for index in range(20)], dropped=dropped)
+    assert found.verdict is verdict
+    assert f"{dropped} of {20 + dropped} frames could not be read" in found.reason
+
+
+@pytest.mark.parametrize(("logit", "verdict"), [(-3.0, Verdict.REAL), (0.0, Verdict.INCONCLUSIVE)])
+def test_somebody_seen_too_little_stops_real_unless_real_too(logit, verdict):
+    frames = [record(index, (1, -3.0)) for index in range(20)] + [record(20 + n, (2, logit)) for n in range(4)]
+    found = outcome(frames)
+    assert found.verdict is verdict
+    assert ("person 2 may be fake and is seen too little" in found.reason) == (verdict is Verdict.INCONCLUSIVE)

@@ -117,6 +117,12 @@ class _CVEncoder:
         self._temporary = temporary
         self._size = size
         self._frames = 0
+        try:
+            str(temporary.absolute()).encode()
+        except UnicodeEncodeError:  # would end the process inside OpenCV
+            raise OpenError(
+                target, "its name is no Unicode, which OpenCV needs", "rename it, or install PyAV"
+            ) from None
         code = cv2.VideoWriter.fourcc(*_WITHOUT_PYAV[temporary.suffix])
         self._writer = cv2.VideoWriter(str(temporary.absolute()), cv2.CAP_FFMPEG, code, fps, size)
         if not self._writer.isOpened():

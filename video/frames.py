@@ -42,6 +42,9 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 _PREROLL = 17
 """Frames. OpenCV jumps to the last key frame at least 16 frames before the one asked for, and decodes up to it."""
 
+END_GRABS = 64
+"""So many failures of OpenCV's grab() one after the other are the end of a file; fewer are damaged packets."""
+
 VideoInput = str | os.PathLike[str] | bytes | BinaryFile
 
 
@@ -114,8 +117,7 @@ class VideoFile(FileSource):
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
         self._alias: tempfile.TemporaryDirectory[str] | None = None
-        if "%" in self._absolute:
-            # FFmpeg takes "a%03d.png" for a series of pictures and would decode other files than the one named.
+        if not _is_plain(self._absolute):
             self._absolute = self._plain_name()
         self._capture: cv2.VideoCapture | None = None
         try:
@@ -141,22 +143,20 @@ class VideoFile(FileSource):
             self._alias = None
 
     def _plain_name(self) -> str:
-        """Another name of the file, without the sign that FFmpeg expands."""
+        """Another name of the file, which FFmpeg and OpenCV take as it is."""
         self._alias = tempfile.TemporaryDirectory(prefix="fakeface-")
-        link = Path(self._alias.name) / f"video{self.path.suffix.replace('%', '')}"
+        suffix = self.path.suffix
+        link = Path(self._alias.name) / f"video{suffix if _is_plain(suffix) else ''}"
         try:
             link.symlink_to(self.path.absolute())
         except OSError as error:
             self._alias.cleanup()
-            raise OpenError(self.path, "its name holds a % sign, which FFmpeg would expand", "rename it") from error
+            raise OpenError(self.path, "its name holds a % sign or is no Unicode", "rename it") from error
         return str(link)
 
     def _open(self, *parameters: int) -> cv2.VideoCapture:
         # The backend is named, so that OpenCV does not try the path as a camera or as a pattern of picture names.
-        try:
-            capture = cv2.VideoCapture(self._absolute, cv2.CAP_FFMPEG, list(parameters))
-        except UnicodeEncodeError:
-            raise OpenError(self.path, "its name is not valid Unicode, which OpenCV needs", "rename it") from None
+        capture = cv2.VideoCapture(self._absolute, cv2.CAP_FFMPEG, list(parameters))
         if not capture.isOpened():
             raise OpenError(
                 self.path, "not a video that can be read", "it is damaged, sound only, or needs converting to MP4"
@@ -167,16 +167,25 @@ class VideoFile(FileSource):
         """Reads the file through without decoding: with FORMAT = -1, grab() returns encoded packets."""
         capture = self._open(cv2.CAP_PROP_FORMAT, -1)
         stamps, keys, starts_at_zero = array("d"), array("b"), True
+        lost: dict[int, int] = {}
+        failed = 0
         try:
-            while capture.grab():
+            # A damaged packet looks like the end; behind the end, nothing more comes.
+            while failed < END_GRABS:
+                if not capture.grab():
+                    failed += 1
+                    continue
                 if not stamps:
                     starts_at_zero = capture.get(cv2.CAP_PROP_PTS) <= 0
+                if failed:
+                    lost[len(stamps)] = failed
+                    failed = 0
                 stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
                 keys.append(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0)
                 self._saw_packet(len(stamps))
         finally:
             capture.release()
-        return PacketIndex.of(stamps, keys, starts_at_zero=starts_at_zero)
+        return PacketIndex.of(stamps, keys, starts_at_zero=starts_at_zero, lost=lost)
 
     def _saw_packet(self, count: int) -> None:
         """Called while the file is read through, with how many packets there were so far; may refuse more."""
@@ -195,7 +204,7 @@ class VideoFile(FileSource):
         # Opened anew instead of seeking to 0, which lands on the wrong frame in files whose first frame is no keyframe.
         if not self._fresh or self._capture is None:
             self._release()
-            if self._alias is None and "%" in self.path.name:
+            if self._alias is None and not _is_plain(str(self.path.absolute())):
                 self._absolute = self._plain_name()
             self._capture = self._open()
         self._fresh = False
@@ -221,6 +230,12 @@ class VideoFile(FileSource):
         # that of the one before the wanted one, as several frames may share a number, and many numbers have no frame.
         before = float(self._packets.stamps[rank - 1]) - float(self._packets.stamps[self._hidden])
         self._opened().set(cv2.CAP_PROP_POS_FRAMES, float(math.floor(before * (self.fps or FALLBACK_FPS) + 0.5)))
+
+
+def _is_plain(name: str) -> bool:
+    """Whether FFmpeg opens this name and no other: it takes "a%03d.png" for a series of pictures, and a name that is
+    no Unicode ends the process inside OpenCV."""
+    return "%" not in name and not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def _retrieve_rgb(

@@ -206,7 +206,7 @@ def _evidence(report: VideoReport) -> list[tuple[str, str]]:
         ("Frames with a scored face", f"{evidence.frames_with_face} of {evidence.frames_sampled} sampled"),
         ("Of these, sharp", str(evidence.frames_sharp)),
         ("Faces too small to score", str(evidence.faces_too_small)),
-        ("Frames that could not be decoded", str(evidence.frames_dropped)),
+        ("Frames that could not be read", str(evidence.frames_dropped)),
         ("People", str(len(report.people)) if report.people else "not told apart"),
     ]
 

@@ -12,10 +12,13 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+
+_REORDERED = 17
+"""Packets. No codec shows a frame further away from where it is coded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,15 +43,26 @@ class PacketIndex:
     starts_at_zero: bool
 
     @classmethod
-    def of(cls, stamps: Sequence[float], keys: Sequence[int], *, starts_at_zero: bool = True) -> PacketIndex:
+    def of(
+        cls,
+        stamps: Sequence[float],
+        keys: Sequence[int],
+        *,
+        starts_at_zero: bool = True,
+        lost: Mapping[int, int] | None = None,
+    ) -> PacketIndex:
         """Sorts out what was read.
 
         Args:
             stamps: of the packets, in the order of the file: seconds; not a number where a packet has none.
             keys: whether decoding can begin with them.
             starts_at_zero: whether the container's clock does.
+            lost: how many packets before which one could not be read. They have their frames in the count, so that
+                those behind them keep their numbers, where the timestamps have a gap for them.
         """
         coded, is_key = np.asarray(stamps, np.float64), np.asarray(keys, np.bool_)
+        if lost:
+            coded, is_key = _with_lost(coded, is_key, lost)
         if len(coded) <= 1:
             coded = np.nan_to_num(coded)  # one frame is shown at once, timestamp or not
         timed = len(coded) <= 1 or bool(np.nanmax(coded, initial=-np.inf) > coded[0])
@@ -90,6 +104,30 @@ class PacketIndex:
         """The last key frame at or before this frame; -1 when there is none."""
         at = int(np.searchsorted(self.keys, rank, side="right"))
         return int(self.keys[at - 1]) if at else -1
+
+
+def _with_lost(
+    coded: Float64[np.ndarray, " n"], is_key: Bool[np.ndarray, " n"], lost: Mapping[int, int]
+) -> tuple[Float64[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """With times for lost packets, in the largest gap near each place: coding order is not the order of showing."""
+    if len(coded) < 3 or not np.isfinite(coded).all():
+        return coded, is_key
+    step = float(np.median(np.diff(np.sort(coded))))
+    for place, count in sorted(lost.items(), reverse=True):
+        # All that is shown between the outermost of these, whichever was coded when.
+        near = coded[max(0, place - _REORDERED) : place + _REORDERED]
+        near = np.sort(coded[(coded >= near.min()) & (coded <= near.max())])
+        gaps = np.diff(near)
+        if not len(gaps) or step <= 0:
+            continue
+        at = int(np.argmax(gaps))
+        fitting = round(float(gaps[at]) / step) - 1
+        if fitting < 1:
+            continue
+        times = near[at] + gaps[at] * np.arange(1, fitting + 1) / (fitting + 1)
+        coded = np.insert(coded, place, times[: min(count, fitting)])
+        is_key = np.insert(is_key, place, np.zeros(min(count, fitting), np.bool_))
+    return coded, is_key
 
 
 def _is_ordered(coded: Float64[np.ndarray, " n"], is_key: Bool[np.ndarray, " n"]) -> bool:

@@ -126,7 +126,7 @@ class Evidence:
         frames_with_face: of those, how many have a scored face.
         seconds: from the first to the last of these, the latter's own duration included.
         faces_too_small: found and not scored.
-        frames_dropped: frames that the file states or holds and that could not be decoded.
+        frames_dropped: frames that the file states or holds and that could not be read: damaged, or cut off.
         frames_sharp: frames with a scored face that is no blur.
     """
 

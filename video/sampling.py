@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -83,15 +84,15 @@ class Sampling:
         given = [name for name in ("fps", "every", "frames", "faces") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"sampling takes one of fps, every, frames and faces, not {' and '.join(given)} together")
-        if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
+        if self.fps is not None and not (_is_number(self.fps) and 0 < self.fps <= 1000):
             raise ConfigError(f"sampling fps {self.fps} is not between 0 and 1000")
         for name in ("every", "frames", "faces"):
             value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
+            if value is not None and not (_is_number(value) and value == int(value) and value >= 1):
                 raise ConfigError(f"sampling {name} {value} is not a whole number of at least 1")
         for name in ("start", "end"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and not (_is_number(value) and value >= 0):
                 raise ConfigError(f"sampling {name} {value} is not a number of seconds of at least 0")
         if self.end is not None and self.end <= (self.start or 0.0):
             raise ConfigError(f"sampling end {self.end} s is not after start {self.start or 0.0} s")
@@ -238,3 +239,7 @@ class _Due:
         # A little early, whatever is rounded in here: the frames from there on are all asked about.
         due = self._next * self._step + self._origin - self._tolerance - _ROUNDING
         return position_at(due) if self._by_time else max(0, math.ceil(due))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -152,12 +152,15 @@ def compare(saved: SavedReport, new: VideoReport) -> Comparison:
         was, now = old[where[0]][where[1]], fresh[where[0]][where[1]]
         if was != now:
             differences.append(f"another {name}: sha256 {_short(was)} was scored, this one is {_short(now)}")
-    notes = [
-        f"{key} was {old.get(key)}, is {fresh[key]}"
-        for key in ("detector", "aggregation", "settings")
-        if old.get(key) != fresh[key]
-    ]
     found = _Differences(differences)
+    settings = dict(old.get("settings") or {})
+    versions, now_versions = settings.pop("versions", {}), fresh["settings"].pop("versions")
+    notes = [
+        f"{name} was {versions.get(name)}, is {version}"
+        for name, version in now_versions.items()
+        if versions.get(name) != version
+    ]
+    found.look("settings", "settings", settings, fresh["settings"])
     for key in fresh:
         if key not in _NOT_COMPARED:
             found.look(key, key, old.get(key), fresh[key])
@@ -190,8 +193,7 @@ class _Differences:
         elif _is_number(was) and _is_number(now):
             self._look_at_numbers(place, key, float(was), float(now))
         elif key == "reason" and isinstance(was, str):
-            # The words are compared; what numbers in them say is compared where the numbers are.
-            if _NUMBER.sub("0", was) != _NUMBER.sub("0", str(now)):
+            if not _says_the_same(was, str(now)):
                 self._found.append(f"{place} was {was!r}, is {now!r}")
         elif was != now:
             self._found.append(f"{place} was {_brief(was)}, is {_brief(now)}")
@@ -207,7 +209,21 @@ class _Differences:
             self.largest[key] = difference
 
 
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def _says_the_same(was: str, now: str) -> bool:
+    """Whether two sentences agree in their words, and in their numbers to the last printed digit but one."""
+    if _NUMBER.sub("0", was) != _NUMBER.sub("0", now):
+        return False
+    pairs = zip(_NUMBER.findall(was), _NUMBER.findall(now), strict=True)
+    return all(abs(float(a) - float(b)) <= _last_digit(b) for a, b in pairs)
+
+
+def _last_digit(number: str) -> float:
+    """What rounding may change; a count is a count."""
+    decimals = len(number.partition(".")[2])
+    return 1.01 * 10.0**-decimals if decimals else 0.0
 
 
 def _is_number(value: Any) -> bool:

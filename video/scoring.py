@@ -179,7 +179,8 @@ def score_video(
             times_from=video.times_from,
         )
         counters = counted.total()
-    outcome = decide(records, spec, rule=rule, fps=media.fps, dropped=counters.dropped)
+    walked = counters.read + counters.skipped + counters.dropped
+    outcome = decide(records, spec, rule=rule, fps=media.fps, dropped=counters.dropped, walked=walked)
     return VideoReport(
         input=name,
         verdict=outcome.verdict,
@@ -377,7 +378,7 @@ def _load_image(
 ) -> tuple[str, UInt8[np.ndarray, "h w 3"], str | None]:
     if isinstance(source, np.ndarray):
         name = name or "<array>"
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise OpenError(name, f"an array of {source.dtype} {source.shape}", "give uint8 RGB, height x width x 3")
         return name, source, None
     if isinstance(source, bytes):

@@ -1,7 +1,7 @@
 """From scored faces to people, evidence and a verdict with its reasons in words.
 
 Example:
-    >>> decide(records, classifier.spec, rule="worst_person", fps=25.0, dropped=0).reason
+    >>> decide(records, classifier.spec, rule="worst_person", fps=25.0, dropped=0, walked=255).reason
     'P(fake) 0.970 reaches 0.930; 31 faces over 10.2 s of person 2; 2 of 3 people count'
 """
 
@@ -17,7 +17,7 @@ from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, VerdictBands, log_odds
 from fakeface_jax.labels import Verdict
 from video.aggregation import Scores, aggregate
-from video.evidence import MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
+from video.evidence import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
 from video.finding import MIN_FACE
 from video.people import roles, segments
 from video.records import Evidence, FaceRecord, FrameRecord, PersonRecord, Role, Segment
@@ -73,7 +73,15 @@ class Outcome:
     evidence: Evidence
 
 
-def decide(records: Sequence[FrameRecord], spec: BundleSpec, *, rule: str, fps: float | None, dropped: int) -> Outcome:
+def decide(
+    records: Sequence[FrameRecord],
+    spec: BundleSpec,
+    *,
+    rule: str,
+    fps: float | None,
+    dropped: int,
+    walked: int,
+) -> Outcome:
     """People, score, verdict and reason of a video.
 
     Args:
@@ -81,7 +89,8 @@ def decide(records: Sequence[FrameRecord], spec: BundleSpec, *, rule: str, fps: 
         spec: of the model that scored.
         rule: of the aggregation.
         fps: nominal frame rate; None where unknown.
-        dropped: frames that could not be decoded.
+        dropped: frames that could not be read: damaged, or cut off.
+        walked: frames that were come by, these among them.
     """
     decision = Decision.of(spec, rule)
     threshold = _face_threshold(spec)
@@ -128,15 +137,21 @@ def decide(records: Sequence[FrameRecord], spec: BundleSpec, *, rule: str, fps: 
     unjudged = [
         person
         for person in main
-        if person not in counted and decision.bands.decide(person.p_fake or 0.0) is Verdict.FAKE
+        if person not in counted and decision.bands.decide(person.p_fake or 0.0) is not Verdict.REAL
     ]
     if verdict is Verdict.REAL and unjudged:
         verdict = Verdict.INCONCLUSIVE
-        reason = (
-            f"person {unjudged[0].number} looks fake and is seen too little: {unjudged[0].reason}; others: {reason}"
-        )
+        most = max(unjudged, key=lambda person: person.p_fake or 0.0)
+        looks = "looks fake" if decision.bands.decide(most.p_fake or 0.0) is Verdict.FAKE else "may be fake"
+        reason = f"person {most.number} {looks} and is seen too little: {most.reason}; others: {reason}"
     if len(people) > 1:
         reason += f" of person {worst.number}; {len(counted)} of {len(people)} people count"
+    if dropped:
+        unread = f"{dropped} of {walked} frames could not be read"
+        if verdict is Verdict.REAL and dropped > MAX_UNREAD * walked:
+            verdict, reason = Verdict.INCONCLUSIVE, f"{unread}; of the others: {reason}"
+        else:
+            reason += f"; {unread}"
     return Outcome(people=people, p_fake=p_fake, verdict=verdict, reason=reason, evidence=everybody)
 
 

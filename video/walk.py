@@ -178,7 +178,8 @@ class FileSource(abc.ABC):
 
     def _walk(self, sampling: Sampling, choose: Chooser | None = None) -> Iterator[Frame]:
         self._counters = FrameCounters()
-        cursor, cut_off = _Cursor(self), self._cut_off()
+        # What is missing behind the window was not asked for.
+        cursor, cut_off = _Cursor(self), self._cut_off() if sampling.end is None else 0
         sampled, more, due = 0, cursor.step(), -1.0
         window, ordered = self._window(sampling), self._packets.ordered
         # Where timestamps do not name the frames, the window begins with the first one that is found to be in it.

@@ -276,8 +276,8 @@ def _video_text(report: VideoReport | SavedReport) -> str:
         f"  because   {printable(record['reason'])}",
         f"  evidence  {evidence['faces_scored']} faces in {evidence['frames_with_face']} of "
         f"{evidence['frames_sampled']} sampled frames, {evidence['seconds']:.1f} s; {evidence['faces_too_small']} "
-        f"faces too small, {evidence['frames_dropped']} frames undecodable; {record['frames_read']} of "
-        f"{media['frames']} frames of the file were read",
+        f"faces too small, {evidence['frames_dropped']} frames could not be read; {record['frames_read']} of "
+        f"{media['frames']} frames were looked at or passed by",
         "  time      "
         + "  ".join(f"{stage} {seconds[stage]:.2f}" for stage in seconds if stage != "total")
         + f" s, {record['fps']:.0f} frames/s",

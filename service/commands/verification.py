@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fakeface_jax.errors import ConfigError, printable
+from service.commands.output import discard
 
 NOT_REPRODUCED = 1
 
@@ -56,14 +58,16 @@ class Verify:
         detector = create_detector(name)
         new = score_video(classifier, detector, self.video, old.sampling, rule=old.record["aggregation"])
         found = compare(old, new)
-        for note in found.notes:
-            print(printable(f"note: {note}"))
-        for difference in found.differences:
-            print(printable(f"different: {difference}"))
+        lines = [f"note: {note}" for note in found.notes]
+        lines += [f"different: {difference}" for difference in found.differences]
         score = "" if new.p_fake is None else f", P(fake) {new.p_fake:.3f}"
-        print(
+        lines.append(
             f"{'reproduced' if found.reproduced else 'not reproduced'}: {new.verdict}{score}; {found.faces} faces in "
             f"{len(new.frames)} frames, largest differences {found.largest_logit_difference:.2g} in logit and "
             f"{found.largest_box_difference:.2g} pixels"
         )
+        try:
+            print("\n".join(map(printable, lines)), flush=True)
+        except BrokenPipeError:  # the exit code is the answer, whoever reads the lines
+            discard(sys.stdout)
         return 0 if found.reproduced else NOT_REPRODUCED

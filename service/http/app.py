@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib.resources
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,12 +20,15 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.types import Scope
 
 from fakeface_jax import __version__
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.faces import FaceDetector
 from service.http import camera, health, images, streams, videos
 from service.http.edge import Edge
+from service.http.files import FileAnswer
 from service.http.problems import ProblemDetails, answer_errors
 from service.http.schemas import StreamRequest, VideoByUrl, report_schemas
 from service.http.state import State
@@ -82,15 +86,28 @@ def create_app(
     web = importlib.resources.files("service").joinpath("web")
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(importlib.resources.as_file(web))
-        app.mount("/static", StaticFiles(directory=folder), name="static")
+        app.mount("/static", _Static(directory=folder), name="static")
 
-        @app.get("/", include_in_schema=False)
-        async def page() -> FileResponse:
-            return FileResponse(folder / "index.html", media_type="text/html")
+        @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+        async def page() -> FileAnswer:
+            return FileAnswer(folder / "index.html", media_type="text/html")
 
     app.add_middleware(Edge)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
+
+
+class _Static(StaticFiles):
+    """Files whose ranges are refused as everywhere."""
+
+    def file_response(
+        self, full_path: Any, stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """One of them."""
+        found = super().file_response(full_path, stat_result, scope, status_code)
+        if not isinstance(found, FileResponse):
+            return found  # not modified
+        return FileAnswer(full_path, status_code=status_code, stat_result=stat_result)
 
 
 def _warm_up(state: State) -> None:

@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import io
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -36,6 +36,10 @@ _FORM_BYTES = 64 * 1024
 _FIELDS = 32
 _HEADER_BYTES = 4096
 _NAME_LETTERS = 200
+
+
+async def _not_counted(size: int) -> None:
+    """Of a body that nobody has to know the length of."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -65,7 +69,7 @@ async def receive(
     total: float,
     target: Path | None = None,
     name: str | None = None,
-    on_bytes: Callable[[int], None] = lambda size: None,
+    on_bytes: Callable[[int], Awaitable[None]] = _not_counted,
 ) -> Upload:
     """Receives one file.
 
@@ -76,14 +80,12 @@ async def receive(
         total: seconds for all of it.
         target: write it there.
         name: of a file that is the body itself.
-        on_bytes: called with the length of each piece of the body.
+        on_bytes: called with the length of each piece of the body; what it raises ends the upload.
 
     Raises:
         Problem: 400 malformed, 408 too slow, 413 too long, 507 no space.
     """
-    # A form has some more than its file.
-    if stated_length(request) > most + _FORM_BYTES:
-        raise _too_long(most)
+    refuse_longer(request, most)
     left = most + _FORM_BYTES
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     with contextlib.ExitStack() as stack:
@@ -95,7 +97,7 @@ async def receive(
                 if kind == b"multipart/form-data":
                     form = _Form(options.get(b"boundary", b""), sink)
                     async for chunk in _chunks(request, idle):
-                        on_bytes(len(chunk))
+                        await on_bytes(len(chunk))
                         left -= len(chunk)
                         if left < 0:  # also of what is around the file
                             raise _too_long(most)
@@ -103,7 +105,7 @@ async def receive(
                     shown, fields = form.finish()
                 else:
                     async for chunk in _chunks(request, idle):
-                        on_bytes(len(chunk))
+                        await on_bytes(len(chunk))
                         sink.write(chunk)
                     shown, fields = name or "upload", {}
         except TimeoutError:
@@ -116,8 +118,17 @@ async def receive(
     return Upload(name=_base_name(shown), size=sink.size, sha256=sink.hash.hexdigest(), data=data, fields=fields)
 
 
+def refuse_longer(request: Request, most: int) -> None:
+    """Raises a `Problem`, 413, where a client says that it will send more than a file of so many bytes."""
+    # A form has some more than its file.
+    if stated_length(request) > most + _FORM_BYTES:
+        raise _too_long(most)
+
+
 def stated_length(request: Request) -> int:
     """What the client says that it will send, in bytes; 0 where it says nothing. Raises a `Problem`."""
+    if "transfer-encoding" in request.headers:
+        return 0  # the server goes by the chunks, and takes no notice of another length
     stated = request.headers.get("content-length", "0")
     if not stated.isascii() or not stated.isdigit() or len(stated) > 18:
         raise Problem(400, "the header Content-Length is no number")
@@ -250,4 +261,5 @@ def _base_name(name: str) -> str:
 
 
 def _too_long(most: int) -> Problem:
-    return Problem(413, f"more than {most / 2**20:g} MiB; send a smaller file", {"Connection": "close"})
+    size = f"{most / 2**20:g} MiB" if most >= 2**20 else f"{most / 2**10:g} KiB"
+    return Problem(413, f"more than {size}; send less", {"Connection": "close"})

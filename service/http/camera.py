@@ -19,7 +19,7 @@ from service.batching import Busy
 from service.http.callers import STILL_ALLOWED, Asker, admit, still_allowed
 from service.http.problems import Problem
 from service.http.state import State, state_of
-from service.http.uploads import book
+from service.http.uploads import book, book_received
 from service.live import LiveSession
 from service.pictures import LimitedDetector
 
@@ -90,8 +90,8 @@ async def _converse(socket: WebSocket, state: State, asker: Asker) -> None:
         while not arrivals.gone.is_set():
             await arrivals.came.wait()
             arrivals.came.clear()
-            while len(arrivals.newest) > 1:
-                await socket.send_json({"type": "skipped", "number": arrivals.newest.popleft()[0]})
+            for number in arrivals.skip():
+                await socket.send_json({"type": "skipped", "number": number})
             if not arrivals.newest:
                 continue
             number, data, received = arrivals.newest.popleft()
@@ -100,7 +100,7 @@ async def _converse(socket: WebSocket, state: State, asker: Asker) -> None:
                 if not await asyncio.to_thread(still_allowed, state, asker):
                     await _refuse(socket, _REFUSED, "this token is unknown or revoked", status=401)
                     return
-                await _count(state, asker, arrivals.taken())
+                await book_received(state, asker, arrivals.taken())
             answer: dict[str, Any]
             try:
                 answer = await asyncio.to_thread(session.score, data, number, received)
@@ -121,7 +121,7 @@ class _Arrivals:
     """What came over a connection.
 
     Attributes:
-        newest: number, picture and time of those that wait.
+        newest: number, picture and time of the one that waits, if one does.
         came: set when something did.
         gone: set when nothing more will.
     """
@@ -129,16 +129,22 @@ class _Arrivals:
     def __init__(self) -> None:
         self.newest: collections.deque[tuple[int, bytes, float]] = collections.deque()
         self.came, self.gone = asyncio.Event(), asyncio.Event()
+        self._skipped: list[int] = []
         self._bytes = 0
 
-    def add(self, number: int, data: bytes) -> None:
-        """One picture more."""
-        self.newest.append((number, data, time.monotonic()))
+    def add(self, number: int, data: bytes) -> bool:
+        """One picture more; False where the client heeds no answers."""
         self._bytes += len(data)
-        # Those that are dropped here were told nothing about; two are enough to know which is the newest.
+        if self.newest:
+            self._skipped.append(self.newest.pop()[0])
+        self.newest.append((number, data, time.monotonic()))
         self.came.set()
-        while len(self.newest) > _KEPT:
-            self.newest.popleft()
+        return len(self._skipped) <= _UNANSWERED
+
+    def skip(self) -> list[int]:
+        """Numbers of those that a newer one has taken the place of, and of which the client was not told yet."""
+        found, self._skipped = self._skipped, []
+        return found
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -149,14 +155,6 @@ class _Arrivals:
         """Bytes that came since this was last asked."""
         found, self._bytes = self._bytes, 0
         return found
-
-
-async def _count(state: State, asker: Asker, size: int) -> None:
-    try:
-        await book(state, asker, size)
-    except Problem:
-        await book(state, asker, size, late=True)  # else each connection would bring some for nothing
-        raise
 
 
 async def _read(socket: WebSocket, arrivals: _Arrivals, most: int) -> None:
@@ -173,7 +171,9 @@ async def _read(socket: WebSocket, arrivals: _Arrivals, most: int) -> None:
             if len(data) > most:
                 await _refuse(socket, _TOO_LARGE, "the picture is too large")
                 return
-            arrivals.add(number, data)
+            if not arrivals.add(number, data):
+                await _refuse(socket, _LATER, "pictures come faster than they can be answered")
+                return
             number += 1
     except (TimeoutError, WebSocketDisconnect, RuntimeError):
         return
@@ -181,8 +181,8 @@ async def _read(socket: WebSocket, arrivals: _Arrivals, most: int) -> None:
         arrivals.end()
 
 
-_KEPT = 8
-"""Pictures that wait at most; a client that waits for answers has one."""
+_UNANSWERED = 1000
+"""Pictures that may wait for the word `skipped`; a client that waits for answers has none."""
 
 
 async def _refuse(socket: WebSocket, code: int, detail: str, *, status: int | None = None) -> None:

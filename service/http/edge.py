@@ -5,6 +5,7 @@ Written for ASGI itself: a wrapper of FastAPI's kind would hold back answers tha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -79,6 +80,13 @@ class Edge:
         try:
             try:
                 await self._app(scope, receive, send_with_headers)
+            except asyncio.CancelledError:
+                # The service ends, and has waited as long as it may.
+                if status or scope["type"] == "websocket":
+                    raise
+                told = "the service is being stopped; send it again"
+                answer = problem_response(503, told, headers={"Retry-After": "10", "Connection": "close"})
+                await answer(scope, receive, send_with_headers)
             except Exception as error:
                 # What no handler caught; nothing of it goes outside.
                 _log.error("unexpected error", exc_info=error)

@@ -44,7 +44,7 @@ def follow(
     """
     # Here, and not when the answer begins: many may ask in between.
     state.event_readers.enter(caller.owner)
-    events = _lines(state, caller, channel, told, state.hub.number_of(last_id))
+    events = _lines(state, caller, channel, told, state.hub.number_of(last_id, channel))
     # no-transform, and no buffering in nginx: events are read as they come.
     headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
     leave = _Once(lambda: state.event_readers.leave(caller.owner))

@@ -21,12 +21,14 @@ router = APIRouter()
 StateHere = Annotated[State, Depends(state_of)]
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["health"], summary="Whether the process lives")
 async def healthz() -> dict[str, str]:
     """It answers, so it lives."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     tags=["health"],

@@ -109,7 +109,7 @@ async def _score(
     request: Request, caller: Asker, state: State, name: str | None, *, whole_image: bool, **wanted: bool
 ) -> Scored:
     limits = state.config.limits
-    async with place(request, state, caller, on_disk=False):
+    async with place(request, state, caller, most=limits.image_bytes, on_disk=False):
         upload = await take_in(request, state, caller, most=limits.image_bytes, total=limits.idle * 4, name=name)
     if not state.ready.is_set():
         raise Problem(503, "the model is being loaded", {"Retry-After": "5"})

@@ -57,6 +57,7 @@ class State:
         uploads, live_sessions, event_readers: places of files being received, browser cameras, followers of events.
         health: what is wrong, if anything.
         upload_memory: bytes of pictures that are being received; the event loop's alone.
+        upload_disk: bytes of videos that were announced and have not come yet; the event loop's alone.
         hellos: cameras that have not said who they are.
         isolation: what decoders cannot do here, as `problems` found it last.
     """
@@ -80,6 +81,7 @@ class State:
     health: Health = dataclasses.field(init=False)
     hellos: int = 0
     upload_memory: int = 0
+    upload_disk: int = 0
     isolation: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     @classmethod

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
 
-from fakeface_jax.errors import ConfigError
+from fakeface_jax.errors import ConfigError, LimitExceeded
 from service.addresses import AllowList
 from service.fetching import fetch
 from service.http.bodies import receive
@@ -23,7 +23,7 @@ from service.http.images import page_response, wants_html
 from service.http.problems import Problem, responses
 from service.http.schemas import Crops, JobData, JobList, VideoByUrl, VideoFields
 from service.http.state import State, state_of
-from service.http.uploads import book, file_body, place, take_in
+from service.http.uploads import book, book_received, file_body, no_room_on_disk, place, room_on_disk, take_in
 from service.jobs import SAMPLING_FIELDS
 from service.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
 from video.aggregation import check_rule
@@ -82,7 +82,7 @@ async def create_job(
     }
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_no_room(state))
-        await stack.enter_async_context(place(request, state, caller, on_disk=True))
+        await stack.enter_async_context(place(request, state, caller, most=limits.video_bytes, on_disk=True))
         # Before the upload, so that it is not sent in vain; a request that is repeated finds its job in any case.
         if idempotency_key is None:
             await asyncio.to_thread(state.store.check_room, caller.owner, **room)
@@ -160,8 +160,22 @@ async def _fetch(request: Request, caller: Asker, state: State, target: Path) ->
         raise Problem(422, f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}") from None
     settings = _settings(VideoFields(**wanted.model_dump(exclude={"url"})))
     await book(state, caller, 1)  # nothing is fetched for a token that has had its share
-    file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=limits.video_bytes)
-    await book(state, caller, file.bytes)
+    room = await room_on_disk(state)
+    most = min(limits.video_bytes, room)
+    if most <= 0:
+        raise no_room_on_disk()
+    # Promised as a whole: how much comes is not known before it is there.
+    state.upload_disk += most
+    try:
+        file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=most)
+    except LimitExceeded:
+        await book(state, caller, most, late=True)
+        if most < limits.video_bytes:
+            raise no_room_on_disk() from None
+        raise
+    finally:
+        state.upload_disk -= most
+    await book_received(state, caller, file.bytes)
     return file.name, file.bytes, file.sha256, settings
 
 
@@ -273,7 +287,7 @@ async def get_report(
     job = await _done(state, caller, job_id)
     if format == "html" or (format is None and wants_html(request)):
         path = _artefact(state, job, "page.html", "it was made with crops=false")
-        return page_response(await asyncio.to_thread(path.read_text, encoding="utf-8"))
+        return page_response((await _content(path)).decode())
     text = await asyncio.to_thread(state.store.report, caller.owner, job_id)
     if text is None:
         raise Problem(404, "no such job, or it was deleted")
@@ -289,7 +303,7 @@ async def get_report(
 async def get_crops(job_id: str, caller: Caller, state: StateHere) -> Response:
     """As the model saw them, with a map of what each score rests on."""
     path = _artefact(state, await _done(state, caller, job_id), "crops.json", "it was made with crops=false")
-    return Response(await asyncio.to_thread(path.read_bytes), media_type="application/json")
+    return Response(await _content(path), media_type="application/json")
 
 
 @router.get(
@@ -327,6 +341,13 @@ async def _done(state: State, caller: Asker, job_id: str) -> Job:
     if job.state != "done":
         raise Problem(409, f"the job is {job.state}; follow its events", {"Retry-After": "2"})
     return job
+
+
+async def _content(path: Path) -> bytes:
+    try:
+        return await asyncio.to_thread(path.read_bytes)
+    except FileNotFoundError:
+        raise Problem(404, "no such job, or it was deleted") from None
 
 
 def _artefact(state: State, job: Job, kind: Any, remedy: str) -> Path:

@@ -253,6 +253,7 @@ class Store:
                 (now, storable(error), now + FAILED_KEPT if expires is None else expires, job_id),
             )
             keep = job_of(connection, job_id).keep_media
+        self._drop_artefacts(job_id)
         if not keep:
             self.drop_media(job_id)
         return True
@@ -263,9 +264,13 @@ class Store:
             if not _is_current(connection, job_id, attempt):
                 return False
             connection.execute("UPDATE jobs SET state = 'queued', started = NULL WHERE id = ?", (job_id,))
+        self._drop_artefacts(job_id)
+        return True
+
+    def _drop_artefacts(self, job_id: str) -> None:
+        """What was made before the end, of which nobody is told."""
         for kind in ARTEFACTS:
             self.artefact(job_id, kind).unlink(missing_ok=True)
-        return True
 
     def _sync_artefacts(self, job_id: str) -> bool:
         folder = self._files.job(job_id)
@@ -371,10 +376,6 @@ class Store:
     def has_tokens(self) -> bool:
         """Whether there is or ever was a token: revoking the last one does not open the service to everybody."""
         return self.tokens.exist()
-
-    def add_bytes(self, owner: str, count: int, limit: int) -> bool:
-        """Counts bytes received today; False, and nothing is counted, if they are beyond the limit."""
-        return self.received.add(owner, count, limit)
 
     def check_writable(self) -> None:
         """Writes a row and a file.

@@ -69,7 +69,7 @@ export function evidence(report) {
       ["Frames with a scored face", `${rests.frames_with_face} of ${rests.frames_sampled} sampled`],
       ["Of these, sharp", rests.frames_sharp],
       ["Faces too small to score", rests.faces_too_small],
-      ["Frames that could not be decoded", rests.frames_dropped],
+      ["Frames that could not be read", rests.frames_dropped],
       ["People", people.length || "not told apart"],
     ]),
   );
