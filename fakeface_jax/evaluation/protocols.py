@@ -276,7 +276,7 @@ def leave_one_source_out(
 
     Args:
         runs: per source, scorers that were trained without it, in the order of `reference`.
-        reference: scores of the split by models that were trained on all sources.
+        reference: scores of the split by models that were trained on these sources.
         labelled: what is known of the faces of every split, from `inference.labelled_faces`.
         split: part of the data; a source without faces in it is measured on all its faces, as nothing saw them.
         resamples: of the bootstrap.
@@ -318,9 +318,9 @@ def leave_one_source_out(
         protocol="leave-one-source-out",
         title="Leave one source out",
         caption="Each source scored by a model that was trained, stopped and calibrated without it, with that model's "
-        f"own threshold; the AUC less that of the model trained on all sources, on the same faces. The mean is over "
+        f"own threshold; the AUC less that of the model trained with it, on the same faces. The mean is over "
         f"sources with both classes in the {split} split, each counted once.",
-        columns=_COLUMNS | {"auc_change": "AUC less trained on all"},
+        columns=_COLUMNS | {"auc_change": "AUC less trained with it"},
         rows=tuple(rows),
     )
 

@@ -76,11 +76,12 @@ class Evaluate:
             raise ConfigError(
                 f"{path}: was trained on all sources, so no method is unseen; name a run that left some out"
             )
-        if self.runs and without:
-            raise ConfigError(
-                f"{path}: left out {', '.join(without)}; name one trained on all, to compare the runs with"
-            )
         runs = self._runs()
+        if missing := sorted(runs.keys() & set(without)):
+            raise ConfigError(
+                f"{path}: left out {', '.join(missing)}, as {_RUN_PREFIX}{missing[0]} did; name a bundle that was "
+                "trained on it, to compare the runs with"
+            )
         dataset = open_dataset(self.data)
         with _Scorers(dataset) as scorers:
             model = scorers.model(classifier)
