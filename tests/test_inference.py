@@ -120,7 +120,10 @@ def test_what_cannot_be_asked_is_said_before_anything_is_scored(data, whole_bund
         (loso, "go together; give both or neither"),
         (["--runs", tmp_path], "go together; give both or neither"),
         ([*loso, "--runs", tmp_path / "without"], "holds no loso-SOURCE/bundle; train the runs first"),
-        ([*loso, "--runs", tmp_path / "runs", "--bundle", without], "left out light, as loso-light did; name a bundle that was trained on it"),
+        (
+            [*loso, "--runs", tmp_path / "runs", "--bundle", without],
+            "left out light, as loso-light did; name a bundle that was trained on it",
+        ),
         ([*loso, "--runs", tmp_path / "runs"], "was trained on light; train it with --loader.leave-out light"),
     ):
         bundle = [] if "--bundle" in words else ["--bundle", whole_bundle]
