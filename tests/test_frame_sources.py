@@ -6,6 +6,7 @@ Run it with `pytest tests/test_frame_sources.py -v -k contract` to see the table
 import contextlib
 import io
 import math
+import os
 import sys
 
 import numpy as np
@@ -45,6 +46,8 @@ def clip_path(tmp_path_factory):
         path = folder / CLIPS[name].file
         if not path.exists():
             CLIPS[name].make(path)
+            if hasattr(os, "sched_getscheduler"):
+                assert os.sched_getscheduler(0) == os.SCHED_OTHER, "an encoder has made this process a real-time one"
         return path
 
     return make
@@ -95,7 +98,7 @@ def test_contract(clip_path, backend, name, capfd):
             assert counters.skipped == 0
             if clip.certain is None:
                 assert len(frames) == len(clip.times)
-                assert counters.dropped == video.frame_count - len(clip.times)  # what an edit list hides, if any
+                assert counters.dropped == 0  # what an edit list hides is not missing
             else:
                 assert counters.read + counters.dropped == COUNT
                 assert counters.dropped > 0
@@ -150,6 +153,11 @@ def test_sampling_is_decoding_everything_and_picking(clip_path, decoded, monkeyp
                 certain = [frame for frame in frames if frame.index in CLIPS[name].certain]
                 assert len(certain) > len(frames) / 3
                 assert same(certain, [frame for frame in everything if frame.index in [one.index for one in certain]])
+            elif CLIPS[name].certain is not None:
+                # What a decoder's threads make of damage is another thing each time.
+                assert [frame.index for frame in frames] == [frame.index for frame in picked]
+                sure = [[one for one in some if one.index in CLIPS[name].certain] for some in (frames, picked)]
+                assert same(*sure)
             else:
                 assert same(frames, picked)
             assert video.counters.sampled == len(frames)
