@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, OpenError
-from video.containers import BinaryFile, check_is_video, has_seek_index, states_exact_frame_count
+from video.containers import BinaryFile, check_is_video, edited_out, has_seek_index, states_exact_frame_count
 from video.frame_source import Frame, FrameCounters, FrameSource
 from video.packets import PacketIndex
 from video.walk import FALLBACK_FPS, FileSource
@@ -114,6 +114,9 @@ class VideoFile(FileSource):
         self.name = str(path)
         head = check_is_video(self.path)
         self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
+        if self._counts_exactly:
+            with self.path.open("rb") as file:
+                self._edited_out = edited_out(file)
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
         self._alias: tempfile.TemporaryDirectory[str] | None = None

@@ -114,19 +114,25 @@ def _with_lost(
         return coded, is_key
     step = float(np.median(np.diff(np.sort(coded))))
     for place, count in sorted(lost.items(), reverse=True):
-        # All that is shown between the outermost of these, whichever was coded when.
-        near = coded[max(0, place - _REORDERED) : place + _REORDERED]
-        near = np.sort(coded[(coded >= near.min()) & (coded <= near.max())])
-        gaps = np.diff(near)
-        if not len(gaps) or step <= 0:
-            continue
-        at = int(np.argmax(gaps))
-        fitting = round(float(gaps[at]) / step) - 1
-        if fitting < 1:
-            continue
-        times = near[at] + gaps[at] * np.arange(1, fitting + 1) / (fitting + 1)
-        coded = np.insert(coded, place, times[: min(count, fitting)])
-        is_key = np.insert(is_key, place, np.zeros(min(count, fitting), np.bool_))
+        while count and step > 0:
+            # All that is shown between the outermost of these, whichever was coded when.
+            near = coded[max(0, place - _REORDERED) : place + _REORDERED]
+            near = np.sort(coded[(coded >= near.min()) & (coded <= near.max())])
+            gaps = np.diff(near)
+            at = int(np.argmax(gaps))
+            if 0 < place < len(coded) and coded[place] - coded[place - 1] > 1.5 * step:
+                at = int(np.searchsorted(near, coded[place - 1]))  # right here, if it is a gap of what is shown too
+            fitting = round(float(gaps[at]) / step) - 1 if at < len(gaps) else 0
+            if fitting < 1:
+                at = int(np.argmax(gaps))
+                fitting = round(float(gaps[at]) / step) - 1
+            if fitting < 1:
+                break
+            placed = min(count, fitting)
+            times = near[at] + gaps[at] * np.arange(1, fitting + 1) / (fitting + 1)
+            coded = np.insert(coded, place, times[:placed])
+            is_key = np.insert(is_key, place, np.zeros(placed, np.bool_))
+            count -= placed
     return coded, is_key
 
 

@@ -27,7 +27,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, OpenError
-from video.containers import BinaryFile, check_bytes_are_video, check_is_video, has_seek_index, states_exact_frame_count
+from video.containers import (
+    BinaryFile,
+    check_bytes_are_video,
+    check_is_video,
+    edited_out,
+    has_seek_index,
+    states_exact_frame_count,
+)
 from video.packets import PacketIndex
 from video.walk import FileSource
 
@@ -65,6 +72,7 @@ class PyAVFile(FileSource):
             head = check_bytes_are_video(self._file, self.name)
         self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
         try:
+            self._edited_out = edited_out(self._file) if self._counts_exactly else 0.0
             self._restart()
             self._describe_stream()
             self._describe(self._read_packets())

@@ -31,6 +31,7 @@ from fakeface_jax.images import decode_image, read_image_file
 from fakeface_jax.labels import Verdict
 from video.aggregation import DEFAULT_RULE, check_rule
 from video.ahead import decode_ahead
+from video.evidence import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
 from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
 from video.frames import Frame, FrameCounters, FrameSource, reading
 from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
@@ -216,8 +217,17 @@ def rule_of(classifier: FaceClassifier, rule: str | None) -> str:
 
 
 def score_settings() -> dict[str, Any]:
-    """What a score depends on besides model, sampling and rule."""
-    return {"detect_every": DETECT_EVERY, "tracking": dataclasses.asdict(TrackingConfig())}
+    """What a score and its verdict depend on besides model, sampling and rule."""
+    return {
+        "detect_every": DETECT_EVERY,
+        "tracking": dataclasses.asdict(TrackingConfig()),
+        "evidence": {
+            "min_frames": MIN_FRAMES,
+            "min_seconds": MIN_SECONDS,
+            "min_sharpness": MIN_SHARPNESS,
+            "max_unread": MAX_UNREAD,
+        },
+    }
 
 
 def _look(
