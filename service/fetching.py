@@ -88,6 +88,7 @@ async def fetch(
     timeouts: Timeouts = Timeouts(),
     resolver: Resolve = resolve,
     ssl_context: ssl.SSLContext | None = None,
+    on_bytes: Callable[[int], None] = lambda size: None,
 ) -> FetchedFile:
     """Fetches a file.
 
@@ -99,6 +100,7 @@ async def fetch(
         timeouts: seconds.
         resolver: from names to addresses.
         ssl_context: what certificates are trusted; those of certifi if not given.
+        on_bytes: called with the length of each piece of the content, also of one that is refused in the end.
 
     Raises:
         OpenError: not allowed, not reachable, no answer in time, no file. The line tells a client nothing of the
@@ -115,7 +117,7 @@ async def fetch(
                     addresses = await _addresses(source, location, allow, resolver)
                     async with _answer(location, addresses, timeouts, ssl_context) as response:
                         if response.status not in _REDIRECTS:
-                            digest, size = await _receive(source, response, file, max_bytes)
+                            digest, size = await _receive(source, response, file, max_bytes, on_bytes)
                             return FetchedFile(name=first.name, sha256=digest, bytes=size)
                         location = _next(source, location, response, allow)
                 raise OpenError(source, f"redirects more than {_MOST_REDIRECTS} times")
@@ -221,7 +223,13 @@ def _next(source: str, location: Location, response: httpcore.Response, allow: A
     return new
 
 
-async def _receive(source: str, response: httpcore.Response, file: IO[bytes], max_bytes: int) -> tuple[str, int]:
+async def _receive(
+    source: str,
+    response: httpcore.Response,
+    file: IO[bytes],
+    max_bytes: int,
+    on_bytes: Callable[[int], None],
+) -> tuple[str, int]:
     """Writes the content; its SHA-256 and size."""
     too_much = LimitExceeded(source, f"has more than {max_bytes} bytes, the most that this service takes")
     if response.status != 200:
@@ -240,6 +248,7 @@ async def _receive(source: str, response: httpcore.Response, file: IO[bytes], ma
 
     async for chunk in response.aiter_stream():
         size += len(chunk)
+        on_bytes(len(chunk))
         if size > max_bytes:
             raise too_much
         waiting += chunk

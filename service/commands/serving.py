@@ -72,8 +72,7 @@ class Serve:
             )
         with contextlib.ExitStack() as stack:
             stack.callback(store.close)
-            early = stack.enter_context(contextlib.ExitStack())
-            early.enter_context(_ended_in_order())
+            stack.enter_context(_ended_in_order())
             # Before the model, which takes seconds: whoever cannot have them is told at once.
             stack.enter_context(store.exclusive())
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
@@ -97,14 +96,14 @@ class Serve:
                 http=PatientProtocol,
             )
             server = _server(config, app)
-            early.close()  # from here on, the server hears signals itself
             asyncio.run(server.serve([listening]))
         return 0 if server.started else 1
 
 
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Signals that come before it listens end it with 0 too; the first process of a container has no other way out."""
+    """Signals that come before or after the server hears them itself end the process with 0 too, cleaned up; the first
+    process of a container has no other way out."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(0)

@@ -25,7 +25,7 @@ from service.http.state import State
 _UNLIMITED = 2**62
 
 _STEP = 2**18
-"""Bytes of an upload without a length that are booked at once; more than one piece of a body has."""
+"""Bytes of an upload without a length that are booked at once."""
 
 _LOOK_AGAIN = 8 * 2**20
 """Bytes after which the disk is asked again how much room it has."""
@@ -86,7 +86,7 @@ async def take_in(
             if received - looked >= _LOOK_AGAIN:
                 looked = received
                 await _room_on_disk(state, 0)
-        if received > booked:
+        while received > booked:
             await book(state, caller, _STEP, day=day)
             booked += _STEP
 

@@ -23,7 +23,7 @@ from service.http.images import page_response, wants_html
 from service.http.problems import Problem, responses
 from service.http.schemas import Crops, JobData, JobList, VideoByUrl, VideoFields
 from service.http.state import State, state_of
-from service.http.uploads import book, book_received, file_body, no_room_on_disk, place, room_on_disk, take_in
+from service.http.uploads import book, file_body, no_room_on_disk, place, room_on_disk, take_in
 from service.jobs import SAMPLING_FIELDS
 from service.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
 from video.aggregation import check_rule
@@ -164,18 +164,20 @@ async def _fetch(request: Request, caller: Asker, state: State, target: Path) ->
     most = min(limits.video_bytes, room)
     if most <= 0:
         raise no_room_on_disk()
-    # Promised as a whole: how much comes is not known before it is there.
-    state.upload_disk += most
+    came = 0
+
+    def count(size: int) -> None:
+        nonlocal came
+        came += size
+
     try:
-        file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=most)
+        file = await fetch(wanted.url, target, allow=AllowList(hosts=hosts), max_bytes=most, on_bytes=count)
     except LimitExceeded:
-        await book(state, caller, most, late=True)
         if most < limits.video_bytes:
             raise no_room_on_disk() from None
         raise
     finally:
-        state.upload_disk -= most
-    await book_received(state, caller, file.bytes)
+        await book(state, caller, came - 1, late=True)
     return file.name, file.bytes, file.sha256, settings
 
 
