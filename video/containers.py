@@ -23,6 +23,8 @@ from fakeface_jax.images import FORMATS
 
 _HEAD = 1024
 _MOVIE_BYTES = 64 * 2**20
+_MOST_BOXES = 10_000
+"""At the top of a file; a hostile one could have one for each eight bytes."""
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0", b"<")
 _STILL_FORMATS = (*FORMATS, "ICO", "TGA", "PCX", "JPEG2000")
 """More than `fakeface classify` reads: FFmpeg would make a video of one frame of these."""
@@ -96,7 +98,7 @@ def edited_out(file: BinaryFile) -> float:
         movie = _movie(file)
         (scale,) = struct.unpack(">I", _timing(_boxes(movie, b"mvhd")[0])[:4])
         return max((_hidden(track, scale) for track in _boxes(movie, b"trak")), default=0.0)
-    except (struct.error, IndexError, ZeroDivisionError):
+    except (struct.error, IndexError, ZeroDivisionError, OSError, OverflowError, ValueError):  # sizes may be any number
         return 0.0
     finally:
         file.seek(0)
@@ -105,7 +107,7 @@ def edited_out(file: BinaryFile) -> float:
 def _movie(file: BinaryFile) -> bytes:
     """What an MP4 says of its tracks; empty where it says nothing."""
     at = 0
-    while True:
+    for _ in range(_MOST_BOXES):
         file.seek(at)
         header = file.read(16)
         size, kind = struct.unpack(">I4s", header[:8])
@@ -115,8 +117,9 @@ def _movie(file: BinaryFile) -> bytes:
             file.seek(at + start)
             return file.read(min(size - start, _MOVIE_BYTES))
         if size < start:
-            return b""
+            break
         at += size
+    return b""
 
 
 def _boxes(content: bytes, *way: bytes) -> list[bytes]:
