@@ -4,6 +4,7 @@ Run it with `pytest tests/test_frame_sources.py -v -k contract` to see the table
 """
 
 import contextlib
+import importlib.util
 import io
 import math
 import os
@@ -19,6 +20,7 @@ from clips import CLIPS, COUNT, RATE, Clip, is_upright, number_of
 from fakeface_jax.errors import ConfigError, DecodeError, MediaError, OpenError
 from video import walk
 from video.frames import Frame, FrameSource, VideoFile, open_video
+from video.h264 import UnitReader
 from video.packets import PacketIndex
 from video.pyav import PyAVFile
 from video.sampling import Sampling
@@ -175,11 +177,79 @@ def test_frames_at(clip_path, decoded, monkeypatch, backend, name):
         frames = [frame for frame in video.frames_at(asked) if frame.index in compared]
         assert same(frames, [frame for frame in everything if frame.index in compared])
         assert list(video.frames_at(())) == []
-        skipped = max(sum(1 for _ in video.frames_at((0, index))) and video.counters.skipped for index in (30, 55))
-        assert CLIPS[name].seeks in (None, skipped > 0)
+        seek, jumps, jumped = video._seek, [], False
+        monkeypatch.setattr(video, "_seek", lambda rank: jumps.append(rank) or seek(rank))
+        for index in (30, 55):
+            jumps.clear()
+            list(video.frames_at((0, index)))
+            jumped |= bool(jumps) and video.counters.skipped > 0
+        assert CLIPS[name].seeks in (None, jumped)
         for wrong in ((3, 3), (5, 2), (-1, 4)):
             with pytest.raises(ConfigError, match="ascending"):
                 list(video.frames_at(wrong))
+
+
+@pytest.mark.parametrize("name", ["h264-one-key-frame", "h264-open-groups", "variable-rate", "edit-list"])
+def test_frames_that_nothing_refers_to_are_not_decoded(clip_path, name):
+    sampling = Sampling(every=7)
+    with open_video(clip_path(name), "opencv") as plain, open_video(clip_path(name), "pyav") as video:
+        everything = list(video.frames(Sampling(every=1)))
+        assert video.counters.skipped == 0
+        assert same(list(video.frames(sampling)), list(plain.frames(sampling)))
+        assert video.counters.read + video.counters.skipped <= plain.counters.read
+        assert video.counters.skipped > 5
+        assert video.counters.dropped == plain.counters.dropped == 0
+        # Those that are asked for are, whether anything refers to them or not.
+        few = range(1, len(everything), 5)
+        for offset in range(5):
+            asked = [index + offset for index in few if index + offset < len(everything)]
+            assert same(list(video.frames_at(asked)), [everything[index] for index in asked])
+
+
+@pytest.mark.parametrize("name", ["damaged-h264", "damaged-key-frame"])
+def test_where_something_is_damaged_every_frame_is_decoded(clip_path, monkeypatch, name):
+    monkeypatch.setattr(walk, "SEEK_MARGIN", 10**6)
+    with open_video(clip_path(name), "pyav") as video:
+        frames = list(video.frames(Sampling(every=12)))
+        assert video.counters.skipped == 0
+        assert video.counters.dropped > 0
+        everything = list(video.frames(Sampling(every=1)))
+        choose = Sampling(every=12).chooser(COUNT)
+        assert [frame.index for frame in frames] == [f.index for f in everything if choose(f.index, f.time)]
+
+
+def test_units_of_h264():
+    sized, annexed = UnitReader.of(bytes((1, 100, 0, 31, 0xFF, 0xE1))), UnitReader.of(None)
+    assert (sized.length_size, annexed.length_size) == (4, 0)
+    needed, disposable, parameters, information = b"\x41\x9a", b"\x01\x9e", b"\x68\xeb", b"\x06\x05"
+    for units, expected in (
+        ([disposable], True),
+        ([information, disposable, disposable], True),
+        ([needed], False),
+        ([disposable, needed], False),  # the two fields of a frame
+        ([parameters, disposable], False),
+        ([information], False),
+        ([], False),
+    ):
+        assert sized.is_disposable(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)) is expected
+        assert annexed.is_disposable(b"".join(b"\0\0\0\1" + unit for unit in units)) is expected
+    for broken in (b"\0\0\0\x09\x01\x9e", b"\0\0\0\0\x01", b"\0\0", b"\xff\xff\xff\xff"):
+        assert not sized.is_disposable(broken)
+    assert not annexed.is_disposable(b"\0\0\1")
+
+
+def test_every_frame_is_read_by_opencv_and_few_by_pyav(clip_path, monkeypatch):
+    path = clip_path("constant-rate")
+    kinds = [(None, VideoFile), (Sampling(every=1), VideoFile), (Sampling(), PyAVFile), (Sampling(fps=2), PyAVFile)]
+    for sampling, kind in kinds:
+        with open_video(path, sampling=sampling) as video:
+            assert type(video) is kind
+    with open_video(path, "opencv", sampling=Sampling()) as video:
+        assert type(video) is VideoFile
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find(name, *rest))
+    with open_video(path, sampling=Sampling()) as video:
+        assert type(video) is VideoFile
 
 
 @pytest.mark.parametrize("name", SOUND)

@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import tempfile
@@ -28,6 +29,7 @@ from fakeface_jax.errors import ConfigError, OpenError
 from video.containers import BinaryFile, check_is_video, edited_out, has_seek_index, states_exact_frame_count
 from video.frame_source import Frame, FrameCounters, FrameSource
 from video.packets import PacketIndex
+from video.sampling import Sampling
 from video.walk import FALLBACK_FPS, FileSource
 
 __all__ = ["FALLBACK_FPS", "FileSource", "Frame", "FrameCounters", "FrameSource", "VideoFile", "open_video", "reading"]
@@ -48,13 +50,17 @@ END_GRABS = 64
 VideoInput = str | os.PathLike[str] | bytes | BinaryFile
 
 
-def open_video(source: VideoInput, backend: Literal["opencv", "pyav"] | None = None) -> FileSource:
+def open_video(
+    source: VideoInput, backend: Literal["opencv", "pyav"] | None = None, *, sampling: Sampling | None = None
+) -> FileSource:
     """Opens a video for reading.
 
     Args:
         source: a path, or the bytes of a video file, or a binary file that can be rewound.
         backend: `opencv`, or `pyav` (the extra `video`). By default OpenCV for paths, and PyAV for all else, which
             OpenCV cannot read.
+        sampling: what it will be read by. Unless that is every frame, PyAV is the default for paths too, where it is
+            installed: it hands out the same frames, and need not decode those of H.264 that no other frame refers to.
 
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.
@@ -62,6 +68,8 @@ def open_video(source: VideoInput, backend: Literal["opencv", "pyav"] | None = N
     """
     if backend not in (None, "opencv", "pyav"):
         raise ConfigError(f"unknown video backend {backend!r} (known: opencv, pyav)")
+    if backend is None and sampling is not None and sampling.every != 1 and importlib.util.find_spec("av"):
+        backend = "pyav"
     if isinstance(source, str | os.PathLike) and backend != "pyav":
         return VideoFile(source)
     if backend == "opencv":
@@ -72,14 +80,18 @@ def open_video(source: VideoInput, backend: Literal["opencv", "pyav"] | None = N
 
 
 @contextlib.contextmanager
-def reading(source: str | os.PathLike[str] | FrameSource) -> Iterator[FrameSource]:
+def reading(source: str | os.PathLike[str] | FrameSource, sampling: Sampling | None = None) -> Iterator[FrameSource]:
     """Frames of a file, which is opened and closed again, or of a source that is open, and stays so.
+
+    Args:
+        source: the one or the other.
+        sampling: what it will be read by; see `open_video`.
 
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.
     """
     if isinstance(source, str | os.PathLike):
-        with VideoFile(source) as video:
+        with open_video(source, sampling=sampling) as video:
             yield video
     else:
         yield source
@@ -108,6 +120,8 @@ class VideoFile(FileSource):
         DecodeError: a video that holds no frame.
         LimitExceeded: frames of more than 100 megapixels, or too small to hold a face.
     """
+
+    package = "opencv-python"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

@@ -18,7 +18,7 @@ import math
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from video.containers import (
     has_seek_index,
     states_exact_frame_count,
 )
+from video.h264 import UnitReader
 from video.packets import PacketIndex
 from video.walk import FileSource
 
@@ -57,6 +58,8 @@ class PyAVFile(FileSource):
     Raises:
         OpenError, DecodeError, LimitExceeded: as `VideoFile` does; also for streams that cannot be rewound.
     """
+
+    package = "av"
 
     def __init__(self, source: str | os.PathLike[str] | bytes | BinaryFile, *, name: str | None = None) -> None:
         self.path: Path | None = None
@@ -123,6 +126,8 @@ class PyAVFile(FileSource):
         if self._stream.codec_context is None:
             raise OpenError(self.name, "a kind of video that this FFmpeg cannot decode", "convert it to MP4")
         self._stream.thread_type = "AUTO"
+        self._kept: frozenset[float] | None = None
+        self._not_given: list[float] = []
         self._packets_left = self._demux()
         self._decoded: collections.deque[Any] = collections.deque()
         self._frame: Any = None
@@ -143,9 +148,14 @@ class PyAVFile(FileSource):
         if self._container is None:
             raise self._closed_early()
         while not self._decoded:
-            packet = next(self._packets_left, self)
+            packet: Any = next(self._packets_left, self)
             if packet is self:
                 return False
+            if self._kept is not None and packet is not None and packet.size:
+                stamp = _seconds(packet, self._stream)
+                if stamp not in self._kept and self._units.is_disposable(bytes(packet)):
+                    self._not_given.append(stamp)
+                    continue
             try:
                 self._decoded.extend(self._stream.codec_context.decode(packet))
             except (av.FFmpegError, EOFError):
@@ -165,6 +175,17 @@ class PyAVFile(FileSource):
         turns = round(self._frame.rotation / 90)
         return cv2.cvtColor(np.ascontiguousarray(np.rot90(bgr, turns)), cv2.COLOR_BGR2RGB)
 
+    def _keep(self, stamps: Iterable[float]) -> bool:
+        context = self._stream.codec_context
+        if context.name == "h264":
+            self._kept, self._units = frozenset(stamps), UnitReader.of(context.extradata)
+        return self._kept is not None
+
+    def _left_out(self, after: float, until: float) -> int:
+        count = sum(after < stamp <= until for stamp in self._not_given)
+        self._not_given = [stamp for stamp in self._not_given if stamp > until]
+        return count
+
     def _seek_begin(self, rank: int) -> int:
         return self._packets.key_before(rank)
 
@@ -174,6 +195,7 @@ class PyAVFile(FileSource):
         with contextlib.suppress(av.FFmpegError, OSError):  # wherever it stands then, its timestamps will tell
             self._container.seek(ticks, stream=self._stream, backward=True)
         self._decoded.clear()
+        self._not_given.clear()  # whatever lies between is jumped over
         self._packets_left = self._demux()
 
 

@@ -30,9 +30,12 @@ SEGMENT_TOLERANCE = 0.5
 """Seconds."""
 
 _NOT_COMPARED = frozenset(
-    {"input", "seconds", "fps", "settings", "detector", "aggregation", "operating_points_fitted_on"}
+    {
+        *("input", "seconds", "fps", "frames_read", "frames_skipped"),
+        *("settings", "detector", "aggregation", "operating_points_fitted_on"),
+    }
 )
-"""Where the file lay, how fast it went, and what `compare` looks at by itself."""
+"""Where the file lay, how fast and by which decoder it was read, and what `compare` looks at by itself."""
 
 _MOST_DIFFERENCES = 12
 

@@ -33,7 +33,7 @@ from video.aggregation import DEFAULT_RULE, check_rule
 from video.ahead import decode_ahead
 from video.evidence import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
 from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
-from video.frames import Frame, FrameCounters, FrameSource, reading
+from video.frames import FileSource, Frame, FrameCounters, FrameSource, reading
 from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
 from video.report import ImageReport, VideoReport
 from video.sampling import Sampling
@@ -144,7 +144,7 @@ def score_video(
     spec = classifier.spec
     rule = rule_of(classifier, rule)  # raises before minutes of work
     clock = _Clock()
-    with reading(source) as video, contextlib.ExitStack() as stack:
+    with reading(source, sampling) as video, contextlib.ExitStack() as stack:
         walk: Walk = iter
         if isinstance(source, str | os.PathLike):
             name, sha256 = name or os.fspath(source), sha256 or file_sha256(Path(source))
@@ -180,6 +180,9 @@ def score_video(
             times_from=video.times_from,
         )
         counters = counted.total()
+        packages = {"fakeface-jax", classifier.backend.name, "opencv-python"}
+        if isinstance(video, FileSource):
+            packages.add(video.package)
     walked = counters.read + counters.skipped + counters.dropped
     outcome = decide(records, spec, rule=rule, fps=media.fps, dropped=counters.dropped, walked=walked)
     return VideoReport(
@@ -196,7 +199,7 @@ def score_video(
         aggregation=rule,
         settings={
             **score_settings(),
-            "versions": {name: version(name) for name in ("fakeface-jax", classifier.backend.name, "opencv-python")},
+            "versions": {name: version(name) for name in sorted(packages)},
         },
         seconds=clock.lap("aggregate"),
         frames_read=counters.read,

@@ -3,7 +3,8 @@
 A backend says how to open, grab, convert and jump; which frame it has come to is told by the timestamp alone. Between
 samples that lie far apart the walk jumps to a key frame, and on any doubt about where that led it begins again and
 walks: what comes out is the same as decoding everything and picking, only sooner. (In a damaged stretch, what a
-decoder makes of the rest depends on where it began; there, and only there, the two may differ.)
+decoder makes of the rest depends on where it began; there, and only there, the two may differ.) Where few
+frames are wanted, a backend may also leave out those that no other refers to; the same holds.
 
 Example:
     >>> with open_video("clip.mp4") as video:
@@ -14,8 +15,10 @@ Example:
 from __future__ import annotations
 
 import abc
+import collections
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -45,6 +48,8 @@ class FileSource(abc.ABC):
     Attributes: see `video.frames.VideoFile`.
     """
 
+    package: str
+    """The installed package that decodes."""
     name: str
     width: int
     height: int
@@ -161,6 +166,18 @@ class FileSource(abc.ABC):
     def _seek(self, rank: int) -> None:
         """Jumps so that the next frame to be grabbed is this one or one before it, as far as can be known."""
 
+    def _keep(self, stamps: Iterable[float]) -> bool:
+        """Says that of the frames to come, until a restart, those with these times alone will be asked for.
+
+        Returns:
+            Whether others may not come out.
+        """
+        return False
+
+    def _left_out(self, after: float, until: float) -> int:
+        """How many frames between these times were not decoded as nobody needs them, since this was last asked."""
+        return 0
+
     def _closed_early(self) -> OpenError:
         return OpenError(self.name, "was closed while its frames were being read", "read them first")
 
@@ -188,6 +205,8 @@ class FileSource(abc.ABC):
         starts = window.start if ordered else None
         choose = choose or sampling.chooser(len(window))
         times = self._times()[window.start : window.stop]
+        if ordered and more:
+            cursor.keep(_due_positions(choose, times), window.start)
         while more and not sampling.after_window(cursor.time):
             if starts is None and not sampling.before_window(cursor.time):
                 starts = cursor.index
@@ -244,17 +263,34 @@ class _Cursor:
     def __init__(self, source: FileSource) -> None:
         self._source = source
         self._may_seek = source._can_seek and source._packets.ordered
+        self._kept: collections.deque[int] | None = None
+        self.index = -1
         self._begin()
 
+    def keep(self, positions: Sequence[int], start: int) -> None:
+        """Lets the decoder leave out frames that are not sampled, where that is most of them.
+
+        Args:
+            positions: the samples, if every frame can be decoded.
+            start: which frame has position 0.
+        """
+        packets = self._source._packets
+        if 2 * len(positions) <= packets.count:
+            indices = start + np.asarray(positions, np.int64)
+            if self._source._keep(packets.stamps[indices + self._source._hidden].tolist()):
+                self._kept = collections.deque(indices[indices > self.index].tolist())
+
     def _begin(self) -> None:
+        self._kept = None
         self.index = -1
-        self.time = self._stamp = -math.inf
+        self.time = self._stamp = self._landed = -math.inf
         self._read = self._dropped = self._skipped = 0
         self._ended = False
         self._source._restart()
 
     def counters(self, sampled: int, cut_off: int) -> FrameCounters:
         """What is known by now. At the end, also what never came out without a failed grab is."""
+        self._leave_out()
         count, dropped = self._source.frame_count, self._dropped
         if self._ended or self.index + 1 + self._source._hidden >= count:
             # What an edit list hides is missing on purpose.
@@ -273,24 +309,36 @@ class _Cursor:
         Returns:
             Whether there is one.
         """
-        may_seek = self._may_seek and self.index >= 0
+        may_seek, before = self._may_seek and self.index >= 0, self.index
         begin = self._source._seek_begin(target + self._source._hidden) if may_seek else -1
-        if begin - self._source._hidden - self.index <= SEEK_MARGIN:
-            return self._next()
-        if self._jump(target):
+        if begin - self._source._hidden - self.index > SEEK_MARGIN:
+            arrived = self._jump(target)
+        else:
+            arrived = self._next()
+            if self._kept is None:
+                return arrived
+        if arrived and self._misses_none():
             return True
-        # It led somewhere else: from the beginning, on foot.
-        self._may_seek = False
+        # It led somewhere else, or something is damaged: from the beginning, on foot, with every frame.
+        target, self._may_seek = max(target, before + 1), False
         self._begin()
         while self._next():
             if self.index >= target:
                 return True
         return False
 
+    def _misses_none(self) -> bool:
+        """Whether every frame that is to be sampled came out until now."""
+        if self._kept and self._kept[0] == self.index:
+            self._kept.popleft()
+        return not self._kept or self._kept[0] > self.index
+
     def _next(self) -> bool:
         source, packets, index = self._source, self._source._packets, self.index + 1
         while True:
             if not source._grab():
+                if self._kept is not None:
+                    return False
                 # One damaged frame also ends OpenCV's grab(); the file has ended when all its packets are used up.
                 if index + source._hidden >= packets.count:
                     self._ended = True
@@ -320,11 +368,13 @@ class _Cursor:
             return False
         self._skipped += rank - source._hidden - self.index - 1
         self._dropped -= rank - source._hidden - self.index - 1
-        self._arrive(rank - source._hidden, source._stamp())
+        # All before this one is counted, also what is coded behind it.
+        self._landed = source._stamp()
+        self._arrive(rank - source._hidden, self._landed)
         while self.index < target:
             expected = self.index + 1
             # What is missing here may be damaged, or may need what was jumped over.
-            if not self._next() or self.index != expected:
+            if not self._next() or (self._kept is None and self.index != expected):
                 return False
         return True
 
@@ -333,6 +383,14 @@ class _Cursor:
         self._read += 1
         self.time = self._true_time(stamp, index)
         self.index, self._stamp = index, stamp
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Counts frames as skipped that did not come out because the decoder was not given them."""
+        if self._kept is not None:
+            left_out = self._source._left_out(self._landed, self._stamp)
+            self._skipped += left_out
+            self._dropped -= left_out
 
     def _true_time(self, stamp: float, index: int) -> float:
         """Seconds from the first frame; made from the frame rate where the stream has no timestamps."""
@@ -342,3 +400,18 @@ class _Cursor:
         # A clock that jumps back (joined recordings) would undo the order of the frames.
         time = stamp - (source._origin or 0.0)
         return time if time > self.time else self.time + period
+
+
+def _due_positions(choose: Chooser, times: Float64[np.ndarray, " n"]) -> list[int]:
+    """What will be sampled of a window whose frames, at these times, can all be decoded."""
+    ahead, positions, position = copy.copy(choose), list[int](), 0
+    while position < len(times):
+        if ahead(position, float(times[position])):
+            positions.append(position)
+            due = ahead.next_position(lambda time: int(np.searchsorted(times, time)))
+            if due >= len(times):
+                break
+            position = max(position + 1, int(due))
+        else:
+            position += 1
+    return positions
