@@ -145,6 +145,7 @@ def test_usage_errors(words, capsys):
         ("classify x.png --model {model} --output /dev/null/r", "/dev/null/r: cannot be written"),
         ("classify x.png --model {model} --output .", "cannot be written: it is a directory"),
         ("score x.mp4 --model {model} --frame-table gone/t.csv", "gone/t.csv: cannot be written"),
+        ("score x.mp4 --model {model} --frame-table t.txt", "--frame-table t.txt: is written as .csv or .parquet"),
     ],
 )
 def test_settings_that_cannot_be_used(words, message, tiny_bundle, tmp_path, monkeypatch, capsys):
@@ -256,6 +257,11 @@ def test_expansion_keeps_order_and_names(tmp_path):
     assert list(expand(["-", "gone.png"], {".png"})) == ["-", "gone.png"]
     (one,) = expand([str(tmp_path / "*.jpg")], {".png"})
     assert isinstance(one, OpenError)
+    # A folder or a pattern adds what is new; who names a file twice means it.
+    given = str(tmp_path / "sub" / ".." / "B.PNG")
+    (tmp_path / "sub").mkdir()
+    assert list(expand([given, str(tmp_path), str(tmp_path / "*.PNG")], {".png"}))[1:] == [str(tmp_path / "[1].png")]
+    assert list(expand([given, given], {".png"})) == [given, given]
 
 
 def test_exit_codes(run, media):

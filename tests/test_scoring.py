@@ -96,6 +96,20 @@ def test_image_by_path_bytes_and_array_agree(classifier, face_picture, tmp_path)
     assert json.loads(json.dumps(by_path.to_dict()))["model"]["id"] == classifier.bundle.id
 
 
+def test_video_by_path_bytes_and_open_file_agree(classifier, clip):
+    pytest.importorskip("av", reason="bytes are read by PyAV: pip install 'fakeface-jax[video]'")
+    data = clip.read_bytes()
+    opened = io.BytesIO(data)
+    reports = [
+        score_video(classifier, FixedDetector(LARGE), source, Sampling(frames=5)) for source in (clip, data, opened)
+    ]
+    assert [report.input for report in reports] == [str(clip), "<bytes>", "<bytes>"]
+    assert {report.media.sha256 for report in reports} == {hashlib.sha256(data).hexdigest()}
+    assert reports[0].frames == reports[1].frames == reports[2].frames
+    assert len(reports[0].frames) == 5
+    assert not opened.closed
+
+
 def test_image_takes_the_most_fake_face_and_leaves_tiny_ones_out(classifier, face_picture):
     report = score_image(classifier, FixedDetector(LARGE, SECOND, TINY), face_picture)
     scores = [face.p_fake for face in report.faces]

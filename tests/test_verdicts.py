@@ -182,6 +182,7 @@ def test_what_could_not_be_read_may_be_fake(logit, dropped, verdict):
     found = outcome([record(index, (1, logit)) for index in range(20)], dropped=dropped)
     assert found.verdict is verdict
     assert f"{dropped} of {20 + dropped} frames could not be read" in found.reason
+    assert [person.verdict for person in found.people] == [verdict]
 
 
 @pytest.mark.parametrize(("logit", "verdict"), [(-3.0, Verdict.REAL), (0.0, Verdict.INCONCLUSIVE)])

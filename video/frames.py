@@ -80,8 +80,8 @@ def open_video(
 
 
 @contextlib.contextmanager
-def reading(source: str | os.PathLike[str] | FrameSource, sampling: Sampling | None = None) -> Iterator[FrameSource]:
-    """Frames of a file, which is opened and closed again, or of a source that is open, and stays so.
+def reading(source: VideoInput | FrameSource, sampling: Sampling | None = None) -> Iterator[FrameSource]:
+    """Frames of a file, which is opened and closed again, or of a source of frames that is open, and stays so.
 
     Args:
         source: the one or the other.
@@ -90,11 +90,11 @@ def reading(source: str | os.PathLike[str] | FrameSource, sampling: Sampling | N
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, FrameSource):
+        yield source
+    else:
         with open_video(source, sampling=sampling) as video:
             yield video
-    else:
-        yield source
 
 
 class VideoFile(FileSource):

@@ -33,7 +33,7 @@ from video.aggregation import DEFAULT_RULE, check_rule
 from video.ahead import decode_ahead
 from video.evidence import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
 from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
-from video.frames import FileSource, Frame, FrameCounters, FrameSource, reading
+from video.frames import FileSource, Frame, FrameCounters, FrameSource, VideoInput, reading
 from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
 from video.report import ImageReport, VideoReport
 from video.sampling import Sampling
@@ -106,7 +106,7 @@ def score_image(
 def score_video(
     classifier: FaceClassifier,
     detector: FaceDetector,
-    source: str | os.PathLike[str] | FrameSource,
+    source: VideoInput | FrameSource,
     sampling: Sampling | None = None,
     *,
     rule: str | None = None,
@@ -125,14 +125,16 @@ def score_video(
     Args:
         classifier: the model.
         detector: finds the faces.
-        source: the path of the video, or a source of frames that is open; the latter stays open.
+        source: the path of the video, its bytes, a binary file that can be rewound, or a source of frames; the latter
+            two stay open.
         sampling: which frames; 32, evenly spread, by default.
         rule: how scores become one, a key of `video.aggregation.RULES`; by default the one the model was calibrated
             for.
         progress: called after each sampled frame.
         on_frame: called with each frame's record, in order, once all its faces are scored.
         name: what the report calls it; by default the path, or the source's name.
-        sha256: of the file, for the report; by default computed of the file at a path, and unknown for a source.
+        sha256: of the file, for the report; by default computed of paths, bytes and binary files, and unknown for a
+            source of frames.
         stop: asked before each frame; when it answers True, the work ends.
 
     Raises:
@@ -146,12 +148,12 @@ def score_video(
     clock = _Clock()
     with reading(source, sampling) as video, contextlib.ExitStack() as stack:
         walk: Walk = iter
-        if isinstance(source, str | os.PathLike):
-            name, sha256 = name or os.fspath(source), sha256 or file_sha256(Path(source))
+        if not isinstance(source, FrameSource):
+            sha256 = sha256 or _sha256(source)
 
             def walk(frames: Iterator[Frame]) -> Iterator[Frame]:
-                # The video stays open until the thread that walks through it has ended. A source that was given may
-                # belong to the caller's thread.
+                # The video stays open until the thread that walks through it has ended. A source of frames that was
+                # given may belong to the caller's thread.
                 return stack.enter_context(contextlib.closing(decode_ahead(frames)))
 
         name = name or video.name
@@ -400,6 +402,19 @@ def _load_image(
     # Read once: the hash is of the bytes that were decoded, also when the file is replaced meanwhile.
     data = read_image_file(source)
     return name or os.fspath(source), decode(data, os.fspath(source)), hashlib.sha256(data).hexdigest()
+
+
+def _sha256(source: VideoInput) -> str:
+    if isinstance(source, str | os.PathLike):
+        return file_sha256(Path(source))
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    digest, place = hashlib.sha256(), source.seek(0, os.SEEK_CUR)
+    source.seek(0)
+    while block := source.read(1 << 20):
+        digest.update(block)
+    source.seek(place)  # where the decoder goes on
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -104,6 +104,8 @@ def decide(
         {number: mine[-1][0].time - mine[0][0].time for number, mine in seen.items()},
     )
     everybody = evidence_of(records, fps, dropped=dropped)
+    unread = f"{dropped} of {walked} frames could not be read"
+    much_unread = dropped > MAX_UNREAD * walked
     people = tuple(_person(number, seen[number], parts[number], decision, threshold, fps) for number in sorted(seen))
     scored = [person for person in people if person.p_fake is not None]
     main = [person for person in scored if person.role is Role.MAIN] or scored
@@ -147,11 +149,19 @@ def decide(
     if len(people) > 1:
         reason += f" of person {worst.number}; {len(counted)} of {len(people)} people count"
     if dropped:
-        unread = f"{dropped} of {walked} frames could not be read"
-        if verdict is Verdict.REAL and dropped > MAX_UNREAD * walked:
+        if verdict is Verdict.REAL and much_unread:
             verdict, reason = Verdict.INCONCLUSIVE, f"{unread}; of the others: {reason}"
         else:
             reason += f"; {unread}"
+    if much_unread:
+        people = tuple(
+            dataclasses.replace(
+                person, verdict=Verdict.INCONCLUSIVE, reason=f"{unread}; of the others: {person.reason}"
+            )
+            if person.verdict is Verdict.REAL
+            else person
+            for person in people
+        )
     return Outcome(people=people, p_fake=p_fake, verdict=verdict, reason=reason, evidence=everybody)
 
 

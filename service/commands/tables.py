@@ -39,13 +39,15 @@ class FrameTable:
     """Rows of all videos in one file, which appears when it is complete. Rows are written as they come.
 
     Args:
-        path: ends in .parquet, or is a CSV; None for no table.
+        path: ends in .parquet, or .csv (or in nothing, as /dev/stdout does); None for no table.
 
     Raises:
-        ConfigError: the file cannot be written, or Parquet is wanted and pyarrow is missing.
+        ConfigError: another ending, the file cannot be written, or Parquet is wanted and pyarrow is missing.
     """
 
     def __init__(self, path: Path | None) -> None:
+        if path is not None and path.suffix.lower() not in ("", ".csv", ".parquet"):
+            raise ConfigError(f"--frame-table {path}: is written as .csv or .parquet; end its name in one of them")
         self._path = path
         self._parquet = path is not None and path.suffix.lower() == ".parquet"
         self._records: Records | None = None
