@@ -324,3 +324,27 @@ def test_openvino_is_imported_in_one_place_only():
             found += [path.name for line in lines if line.split()[:2] in (["import", "openvino"], ["from", "openvino"])]
     # Twice in `import_openvino`, which keeps its converter, and with that a web analytics service, out.
     assert found == ["runtime.py", "runtime.py"]
+
+
+def test_a_signal_after_networks_have_gone_is_heard(tiny_bundle):
+    """A plug-in of OpenVINO left the process a stack for signals that it had freed: Ctrl-C was a segmentation fault."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed here")
+    program = f"""
+import faulthandler, gc, signal
+faulthandler.enable()  # gives signals a stack of their own, which the plug-in then replaces
+from fakeface_jax.classifier import FaceClassifier
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+one = FaceClassifier.load({str(tiny_bundle)!r})
+two = FaceClassifier.load({str(tiny_bundle)!r})
+del one
+gc.collect()
+del two
+gc.collect()
+waste = [bytes(8000) for _ in range(20000)]
+del waste
+signal.raise_signal(signal.SIGTERM)
+print("heard", len(heard))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout.split()) == (0, ["heard", "1"]), ran.stderr

@@ -309,9 +309,10 @@ def test_a_saved_picture_keeps_clear_of_the_results(tmp_path, portrait, tiny_bun
 
 @pytest.mark.parametrize("option", ["--output", "--frame-table", "--save"])
 def test_targets_that_are_no_files(option, tmp_path, clip, tiny_bundle, capsys):
-    fifo = tmp_path / "fifo.avi"
+    ending = ".csv" if option == "--frame-table" else ".avi"
+    fifo = tmp_path / f"fifo{ending}"
     os.mkfifo(fifo)
-    for target in (tmp_path / ("x" * 300 + ".avi"), fifo):
+    for target in (tmp_path / ("x" * 300 + ending), fifo):
         code = main(["score", str(clip), "--frames", "2", option, str(target), "--model", str(tiny_bundle)])
         err = capsys.readouterr().err
         # What is wrong with a picture to save is known when it is written: that input has failed.

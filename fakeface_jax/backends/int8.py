@@ -17,7 +17,7 @@ from fakeface_jax.backends.graph import PIXELS, build_observer
 from fakeface_jax.backends.layers import inference_layers
 from fakeface_jax.bundle import Bundle
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.runtime import CPU_SETTINGS, import_openvino
+from fakeface_jax.runtime import CPU_SETTINGS, openvino_core
 
 FACES = 256
 """Training faces that are enough; the ends of the ranges no longer move much."""
@@ -40,7 +40,7 @@ def observed_ranges(bundle: Bundle, crops: UInt8[np.ndarray, "n s s 3"]) -> dict
         raise ConfigError("ranges of activations are observed on faces; there are none")
     mean, std = spec.normalization.mean, spec.normalization.std
     model, names = build_observer(layers, size=spec.crop.size, mean=mean, std=std)
-    compiled = import_openvino().Core().compile_model(model, "CPU", CPU_SETTINGS)
+    compiled = openvino_core().compile_model(model, "CPU", CPU_SETTINGS)
     request = compiled.create_infer_request()
     seen = np.stack([request.infer({0: np.ascontiguousarray(crop[None])})[0].copy() for crop in crops])
     low, high = seen[:, :, 0].min(axis=0), seen[:, :, 1].max(axis=0)

@@ -24,7 +24,7 @@ from jaxtyping import Float32, UInt8
 from fakeface_jax.backends.graph import Channels, Ranges, build_model
 from fakeface_jax.backends.layers import Dense, Layer, inference_layers
 from fakeface_jax.bundle import BundleSpec
-from fakeface_jax.runtime import CPU_SETTINGS, import_openvino
+from fakeface_jax.runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _STREAMS = 8
 """Pictures at once at most: `FaceClassifier` gives 32 at a time."""
@@ -58,8 +58,7 @@ class OpenVinoBackend:
         std: Channels,
         ranges: Ranges | None = None,
     ) -> None:
-        openvino = import_openvino()
-        self._core = openvino.Core()
+        self._core = openvino_core()
         self._build = functools.partial(build_model, layers, size=size, mean=mean, std=std, ranges=ranges)
         large = any(isinstance(layer, Dense) and layer.kernel.nbytes > _CACHED for layer in layers)
         self._most = _PIECE if large else 1

@@ -25,7 +25,7 @@ from jaxtyping import Float32, UInt8
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Face, clip_box, largest_first
-from fakeface_jax.runtime import CPU_SETTINGS, import_openvino
+from fakeface_jax.runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _OUTPUTS = ("537", "538", "539", "540")
 """Of the model: a heat map of faces, log of height and width, offset of the centre (y, x), landmarks (y, x)."""
@@ -139,7 +139,7 @@ def _compiled(model: Path) -> concurrent.futures.Future[Any]:
 def _compile(model: Path) -> Any:
     try:
         openvino = import_openvino()
-        core = openvino.Core()
+        core = openvino_core()
         network = core.read_model(model)
         network.reshape([1, 3, -1, -1])
         steps = openvino.preprocess.PrePostProcessor(network)

@@ -26,7 +26,7 @@ def make() -> Any:
     from fakeface_jax.backends.layers import inference_layers
     from fakeface_jax.backends.openvino import OpenVinoBackend
     from fakeface_jax.bundle import load_bundle
-    from fakeface_jax.runtime import CPU_SETTINGS, import_openvino
+    from fakeface_jax.runtime import CPU_SETTINGS, openvino_core
 
     folder, name, kind = sys.argv[1:]
     bundle = load_bundle(name)
@@ -43,7 +43,7 @@ def make() -> Any:
         layers, pixels = inference_layers(bundle.spec.model, bundle.weights), bundle.spec.normalization
         model = build_model(layers, size=bundle.spec.crop.size, mean=pixels.mean, std=pixels.std, one=True)
         settings = {**CPU_SETTINGS, "PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY"}
-        request = import_openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+        request = openvino_core().compile_model(model, "CPU", settings).create_infer_request()
         for _ in range(5):
             request.infer({0: np.ascontiguousarray(pictures[:1])})
         found: dict[str, float] = {}
