@@ -68,7 +68,9 @@ def open_video(
     """
     if backend not in (None, "opencv", "pyav"):
         raise ConfigError(f"unknown video backend {backend!r} (known: opencv, pyav)")
-    if backend is None and sampling is not None and sampling.every != 1 and importlib.util.find_spec("av"):
+    few = backend is None and sampling is not None and sampling.every != 1 and importlib.util.find_spec("av")
+    # MP4 and Matroska alone: packets of an AVI bear no time of showing, by which PyAV would know the frames.
+    if few and isinstance(source, str | os.PathLike) and has_seek_index(check_is_video(Path(source))):
         backend = "pyav"
     if isinstance(source, str | os.PathLike) and backend != "pyav":
         return VideoFile(source)
