@@ -233,6 +233,9 @@ def test_units_of_h264():
     ):
         assert sized.is_disposable(b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)) is expected
         assert annexed.is_disposable(b"".join(b"\0\0\0\1" + unit for unit in units)) is expected
+    hidden = disposable + b"\0\0\1" + parameters
+    assert not sized.is_disposable(len(hidden).to_bytes(4, "big") + hidden)
+    assert sized.is_disposable((256).to_bytes(4, "big") + disposable * 128)  # a length that looks like a start code
     for broken in (b"\0\0\0\x09\x01\x9e", b"\0\0\0\0\x01", b"\0\0", b"\xff\xff\xff\xff"):
         assert not sized.is_disposable(broken)
     assert not annexed.is_disposable(b"\0\0\1")
@@ -245,6 +248,8 @@ def test_every_frame_is_read_by_opencv_and_few_by_pyav(clip_path, monkeypatch):
         with open_video(path, sampling=sampling) as video:
             assert type(video) is kind
     with open_video(path, "opencv", sampling=Sampling()) as video:
+        assert type(video) is VideoFile
+    with open_video(clip_path("mjpeg"), sampling=Sampling()) as video:  # in an AVI
         assert type(video) is VideoFile
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find(name, *rest))

@@ -49,12 +49,14 @@ class UnitReader:
         return disposable
 
     def _headers(self, packet: bytes) -> Iterator[int]:
-        """The first byte of each unit; 0, which is no unit's, where the packet breaks off or has an empty one."""
+        """The first byte of each unit; 0, which is no unit's, where the packet breaks off, has an empty one, or one that
+        holds a start code (decoders may take what follows for a unit)."""
         at = 0
         while self.length_size and at < len(packet):
             length = int.from_bytes(packet[at : at + self.length_size], "big")
             at += self.length_size
-            yield packet[at] if 0 < length <= len(packet) - at else 0
+            whole = 0 < length <= len(packet) - at and packet.find(b"\0\0\1", at, at + length) < 0
+            yield packet[at] if whole else 0
             at += max(length, 1)
         while not self.length_size:
             at = packet.find(b"\0\0\1", at) + 3

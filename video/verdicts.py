@@ -107,6 +107,15 @@ def decide(
     unread = f"{dropped} of {walked} frames could not be read"
     much_unread = dropped > MAX_UNREAD * walked
     people = tuple(_person(number, seen[number], parts[number], decision, threshold, fps) for number in sorted(seen))
+    if much_unread:
+        people = tuple(
+            dataclasses.replace(
+                person, verdict=Verdict.INCONCLUSIVE, reason=f"{unread}; of the others: {person.reason}"
+            )
+            if person.verdict is Verdict.REAL
+            else person
+            for person in people
+        )
     scored = [person for person in people if person.p_fake is not None]
     main = [person for person in scored if person.role is Role.MAIN] or scored
     if not main:
@@ -148,20 +157,10 @@ def decide(
         reason = f"person {most.number} {looks} and is seen too little: {most.reason}; others: {reason}"
     if len(people) > 1:
         reason += f" of person {worst.number}; {len(counted)} of {len(people)} people count"
-    if dropped:
-        if verdict is Verdict.REAL and much_unread:
-            verdict, reason = Verdict.INCONCLUSIVE, f"{unread}; of the others: {reason}"
-        else:
-            reason += f"; {unread}"
-    if much_unread:
-        people = tuple(
-            dataclasses.replace(
-                person, verdict=Verdict.INCONCLUSIVE, reason=f"{unread}; of the others: {person.reason}"
-            )
-            if person.verdict is Verdict.REAL
-            else person
-            for person in people
-        )
+    if verdict is Verdict.REAL and much_unread:
+        verdict, reason = Verdict.INCONCLUSIVE, f"{unread}; of the others: {reason}"
+    elif dropped:
+        reason += f"; {unread}"
     return Outcome(people=people, p_fake=p_fake, verdict=verdict, reason=reason, evidence=everybody)
 
 
