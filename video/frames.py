@@ -59,8 +59,9 @@ def open_video(
         source: a path, or the bytes of a video file, or a binary file that can be rewound.
         backend: `opencv`, or `pyav` (the extra `video`). By default OpenCV for paths, and PyAV for all else, which
             OpenCV cannot read.
-        sampling: what it will be read by. Unless that is every frame, PyAV is the default for paths too, where it is
-            installed: it hands out the same frames, and need not decode those of H.264 that no other frame refers to.
+        sampling: what it will be read by. Unless that is every frame, PyAV is the default for paths of MP4 and Matroska
+            too, where it is installed: it hands out the same frames, and need not decode those of H.264 that no other
+            frame refers to. (Of interlaced video, OpenCV 4.13 and 4.14 hand out memory that was never written.)
 
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.

@@ -49,8 +49,8 @@ class UnitReader:
         return disposable
 
     def _headers(self, packet: bytes) -> Iterator[int]:
-        """The first byte of each unit; 0, which is no unit's, where the packet breaks off, has an empty one, or one that
-        holds a start code (decoders may take what follows for a unit)."""
+        """The first byte of each unit; 0, which is no unit's, where the packet breaks off, or one is empty or holds a
+        start code (decoders may take what follows for a unit)."""
         at = 0
         while self.length_size and at < len(packet):
             length = int.from_bytes(packet[at : at + self.length_size], "big")
