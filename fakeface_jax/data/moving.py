@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import io
 
+import av
 import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
-
-from fakeface_jax.errors import ConfigError
 
 MOTION = 0.02
 """Standard deviation of the shift between the first and the last frames, as a share of the crop's side; of the scale
@@ -28,6 +27,9 @@ QUALITIES = (18, 23, 28, 33)
 """Constant rate factors of x264: nearly lossless, its default, a messenger, a poor one."""
 
 RATE = 25
+
+_REPRODUCIBLE = "cpu-independent=1"
+"""Without it x264's macroblock tree, with AVX-512, reads memory that was never written: other bits each time."""
 
 
 def moving_face(
@@ -39,9 +41,6 @@ def moving_face(
         crop: RGB; the side is cut to an even number for the encoder and enlarged again.
         frames: how many.
         generator: draws path and quality.
-
-    Raises:
-        ConfigError: PyAV is missing.
     """
     path = _path(frames, generator)
     quality = int(generator.choice(QUALITIES))
@@ -70,13 +69,10 @@ def _moved(crop: UInt8[np.ndarray, "s s 3"], shift: Float64[np.ndarray, " 4"]) -
 
 
 def _through_encoder(frames: list[UInt8[np.ndarray, "s s 3"]], quality: int) -> list[UInt8[np.ndarray, "s s 3"]]:
-    try:
-        import av
-    except ImportError as error:
-        raise ConfigError("showing faces as videos needs PyAV: pip install 'fakeface-jax[train]'") from error
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": str(quality), "preset": "veryfast"})
+        options = {"crf": str(quality), "preset": "veryfast", "x264-params": _REPRODUCIBLE}
+        stream = container.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
