@@ -1,6 +1,5 @@
-"""Annotated videos as files: exact times, sound, codecs, sizes; with PyAV and without."""
+"""Annotated videos as files: exact times, sound, codecs, sizes."""
 
-import importlib.util
 import itertools
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from fakeface_jax.errors import OpenError
 from video import encoder as encoders
-from video.encoder import VIDEO_CODECS, open_encoder
+from video.encoder import VIDEO_CODECS, Encoder
 from video.frames import VideoFile
 from video.sampling import Sampling
 
@@ -55,7 +54,7 @@ def encode(source, target, size=SIZE):
     times = []
     with (
         VideoFile(source) as video,
-        open_encoder(target, target, size=size, fps=video.fps, source=source) as encoder,
+        Encoder(target, target, size=size, fps=video.fps, source=source) as encoder,
     ):
         for frame in video.frames(Sampling(every=1)):
             encoder.write(picture(len(times), size), frame.time)
@@ -160,7 +159,7 @@ def test_odd_sizes_are_padded_by_repeating_the_edge(source, tmp_path):
 
 def test_frames_of_another_size_are_fitted(source, tmp_path):
     target = tmp_path / "out.mp4"
-    with open_encoder(target, target, size=SIZE, fps=25.0) as encoder:
+    with Encoder(target, target, size=SIZE, fps=25.0) as encoder:
         encoder.write(picture(0, (192, 128)), 0.0)
         encoder.write(picture(0), 0.04)
         encoder.write(picture(0), 0.04)  # two at one time are two
@@ -169,7 +168,7 @@ def test_frames_of_another_size_are_fitted(source, tmp_path):
 
 def test_a_truncated_file_is_not_complete(source, tmp_path):
     target = tmp_path / "out.mkv"
-    with open_encoder(target, target, size=SIZE, fps=25.0) as encoder:
+    with Encoder(target, target, size=SIZE, fps=25.0) as encoder:
         for number in range(50):
             encoder.write(np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8), number / 25)
     assert encoder.complete()
@@ -184,7 +183,7 @@ def test_what_goes_wrong_inside_closes_the_file_and_stays_the_error(source, tmp_
     target = tmp_path / "out.mp4"
 
     def interrupted():
-        with open_encoder(target, target, size=SIZE, fps=25.0, source=source) as encoder:
+        with Encoder(target, target, size=SIZE, fps=25.0, source=source) as encoder:
             encoder.write(picture(0), 0.0)
             raise KeyboardInterrupt
 
@@ -196,7 +195,7 @@ def test_what_goes_wrong_inside_closes_the_file_and_stays_the_error(source, tmp_
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 def test_a_full_disk_is_one_line():
     def write():
-        with open_encoder(FullDisk("/dev/full"), "clip.mkv", size=SIZE, fps=25.0) as encoder:
+        with Encoder(FullDisk("/dev/full"), "clip.mkv", size=SIZE, fps=25.0) as encoder:
             for number in range(200):
                 noise = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
                 encoder.write(noise, number / 25)
@@ -209,21 +208,6 @@ class FullDisk(type(Path())):
     """A path that takes no byte, with the ending of a video."""
 
     suffix = ".mkv"
-
-
-@pytest.mark.parametrize("ending", VIDEO_CODECS)
-def test_without_pyav_opencv_writes(source, tmp_path, ending, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find(name, *rest))
-    target = tmp_path / f"out{ending}"
-    times, complete = encode(source, target)
-    assert complete
-    with av.open(str(target)) as written:
-        assert written.streams.video[0].codec_context.name == ("mjpeg" if ending == ".avi" else "mpeg4")
-        assert not written.streams.audio
-    with VideoFile(target) as video:
-        assert video.frame_count == len(times)
-        assert video.fps == pytest.approx(29.97, abs=0.01)
 
 
 def test_an_ffmpeg_without_x264_writes_mpeg_4(source, tmp_path, monkeypatch):

@@ -4,17 +4,12 @@ Run it with `pytest tests/test_frame_sources.py -v -k contract` to see the table
 """
 
 import contextlib
-import importlib.util
 import io
 import math
 import os
-import sys
 
 import numpy as np
 import pytest
-
-pytest.importorskip("av", reason="the clips are made with PyAV: pip install 'fakeface-jax[video]'")
-
 from clips import CLIPS, COUNT, RATE, Clip, is_upright, number_of
 
 from fakeface_jax.errors import ConfigError, DecodeError, MediaError, OpenError
@@ -241,7 +236,7 @@ def test_units_of_h264():
     assert not annexed.is_disposable(b"\0\0\1")
 
 
-def test_every_frame_is_read_by_opencv_and_few_by_pyav(clip_path, monkeypatch):
+def test_every_frame_is_read_by_opencv_and_few_by_pyav(clip_path):
     path = clip_path("constant-rate")
     kinds = [(None, VideoFile), (Sampling(every=1), VideoFile), (Sampling(), PyAVFile), (Sampling(fps=2), PyAVFile)]
     for sampling, kind in kinds:
@@ -250,10 +245,6 @@ def test_every_frame_is_read_by_opencv_and_few_by_pyav(clip_path, monkeypatch):
     with open_video(path, "opencv", sampling=Sampling()) as video:
         assert type(video) is VideoFile
     with open_video(clip_path("mjpeg"), sampling=Sampling()) as video:  # in an AVI
-        assert type(video) is VideoFile
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find(name, *rest))
-    with open_video(path, sampling=Sampling()) as video:
         assert type(video) is VideoFile
 
 
@@ -347,15 +338,6 @@ def test_default_backends(clip_path):
         assert video.duration == pytest.approx(COUNT / RATE)
         with pytest.raises(DecodeError, match="from 100 s"):
             list(video.frames(Sampling(fps=1, start=100)))
-
-
-def test_without_pyav_one_line_says_what_is_missing(clip_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.delitem(sys.modules, "video.pyav")
-    with pytest.raises(ConfigError, match=r"needs PyAV: pip install 'fakeface-jax\[video\]'"):
-        open_video(b"bytes")
-    with open_video(clip_path("constant-rate")) as video:
-        assert video.frame_count == COUNT
 
 
 def test_timestamps_name_frames_only_where_they_can():

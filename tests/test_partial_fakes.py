@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import av
 import cv2
 import pytest
 
@@ -11,8 +12,6 @@ from fakeface_jax.labels import Verdict
 from video.frames import VideoFile
 from video.sampling import Sampling
 from video.scoring import score_video
-
-av = pytest.importorskip("av", reason="clips are spliced with PyAV")
 
 START, SECONDS, LENGTH, FPS = 12.0, 3.0, 30.0, 25
 REAL, FAKE = "real/liveportrait_driving_d10.mp4", "fake/ffpp_Deepfakes_519_515.mp4"

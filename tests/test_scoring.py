@@ -97,7 +97,6 @@ def test_image_by_path_bytes_and_array_agree(classifier, face_picture, tmp_path)
 
 
 def test_video_by_path_bytes_and_open_file_agree(classifier, clip):
-    pytest.importorskip("av", reason="bytes are read by PyAV: pip install 'fakeface-jax[video]'")
     data = clip.read_bytes()
     opened = io.BytesIO(data)
     reports = [

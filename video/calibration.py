@@ -65,7 +65,7 @@ def calibrate_videos(
         progress: called with (faces done, faces in all).
 
     Raises:
-        ConfigError: the crops were cut for another model, or PyAV is missing.
+        ConfigError: the crops were cut for another model.
         DataError: no calibration split, or only one class in it.
     """
     faces, logits = moving_logits(FaceClassifier(bundle), dataset, SPLIT, leave_out=leave_out, progress=progress)
@@ -85,7 +85,7 @@ def moving_logits(
     """The faces of a split, and the calibrated logits of each as `FRAMES` frames of a video.
 
     Raises:
-        ConfigError: the crops were cut for another model, or PyAV is missing.
+        ConfigError: the crops were cut for another model.
         DataError: no such split.
     """
     faces = labelled_faces(dataset, split)

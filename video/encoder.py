@@ -1,10 +1,7 @@
-"""RGB frames in, a video file out: H.264 with the sound of the source where PyAV is installed, else what OpenCV writes.
-
-The two differ in what they can do, so the choice is made in one place, `open_encoder`. PyAV's wheels carry x264, whose
-files browsers play; OpenCV's cannot encode H.264 and know no sound.
+"""RGB frames in, a video file out, by PyAV: H.264 that browsers play, with the times and the sound of the source.
 
 Example:
-    >>> with open_encoder(temporary, "out.mp4", size=(640, 480), fps=video.fps, source="clip.mp4") as encoder:
+    >>> with Encoder(temporary, "out.mp4", size=(640, 480), fps=video.fps, source="clip.mp4") as encoder:
     ...     for frame in video.frames(Sampling(every=1)):
     ...         encoder.write(frame.image, frame.time)
     >>> encoder.complete()
@@ -14,15 +11,15 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -31,9 +28,6 @@ from fakeface_jax.errors import OpenError
 
 VIDEO_CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".avi": "mjpeg"}
 """What can be written, and with which encoder. H.264 in AVI is no standard; few players take it."""
-
-_WITHOUT_PYAV = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-"""OpenCV's codes: MPEG-4 part 2 and motion JPEG."""
 
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
@@ -57,43 +51,15 @@ _LEAD = 0.1
 """Seconds of sound before the first picture that are kept: decoders of AAC need a few hundredths to start."""
 
 _MAX_RATE = 1001
-"""Largest denominator of a frame rate that OpenCV states as a decimal: 30000/1001 is one."""
+"""Largest denominator of a frame rate that is given as a decimal: 30000/1001 is one."""
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """A file being written. Used as a context manager, which finishes it; `complete` is asked afterwards."""
+class Encoder:
+    """A file being written: H.264 where browsers play it. A context manager, which finishes it; then ask `complete`.
 
-    def write(self, image: UInt8[np.ndarray, "h w 3"], time: float) -> None:
-        """Appends an RGB frame that is shown at a time in seconds from the first one."""
-        ...
-
-    def complete(self) -> bool:
-        """Whether the finished file holds all frames."""
-        ...
-
-    def __enter__(self) -> Encoder: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def open_encoder(
-    temporary: Path,
-    target: str | os.PathLike[str],
-    *,
-    size: tuple[int, int],
-    fps: float,
-    source: str | os.PathLike[str] | None = None,
-) -> Encoder:
-    """The best encoder that is installed.
-
-    With PyAV the frame rate is the source's as a fraction (30000/1001 stays that), and where the source has no
-    constant rate each frame keeps its own time. Its sound is copied, or re-encoded to AAC where the container does not
-    take it. Width and height that are odd, which H.264 cannot be, are made even by repeating the last column or row.
-
-    With OpenCV there is no sound, and a source of variable rate gets its mean rate.
+    The frame rate is the source's as a fraction (30000/1001 stays that), and where the source has no constant rate each
+    frame keeps its own time. Its sound is copied, or re-encoded to AAC where the container does not take it. Width and
+    height that are odd, which H.264 cannot be, are made even by repeating the last column or row.
 
     Args:
         temporary: what is written; its ending, one of `VIDEO_CODECS` in lower case, says how.
@@ -103,58 +69,19 @@ def open_encoder(
         source: the video that the frames are of, for its exact times and its sound; None for neither.
 
     Raises:
-        OpenError: no encoder takes these frames.
+        OpenError: these frames cannot be encoded.
     """
-    if importlib.util.find_spec("av") is not None:
-        return _AVEncoder(temporary, Path(target), size, fps, None if source is None else Path(source))
-    return _CVEncoder(temporary, Path(target), size, fps)
 
-
-class _CVEncoder:
-    """OpenCV's encoder, released whatever happens. BGR exists in here only."""
-
-    def __init__(self, temporary: Path, target: Path, size: tuple[int, int], fps: float) -> None:
-        self._temporary = temporary
-        self._size = size
-        self._frames = 0
-        try:
-            str(temporary.absolute()).encode()
-        except UnicodeEncodeError:  # would end the process inside OpenCV
-            raise OpenError(
-                target, "its name is no Unicode, which OpenCV needs", "rename it, or install PyAV"
-            ) from None
-        code = cv2.VideoWriter.fourcc(*_WITHOUT_PYAV[temporary.suffix])
-        self._writer = cv2.VideoWriter(str(temporary.absolute()), cv2.CAP_FFMPEG, code, fps, size)
-        if not self._writer.isOpened():
-            self._writer.release()
-            raise OpenError(target, f"OpenCV cannot encode {size[0]} x {size[1]} at {fps:g} fps", "try .avi")
-
-    def __enter__(self) -> _CVEncoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.release()
-
-    def write(self, image: UInt8[np.ndarray, "h w 3"], time: float) -> None:
-        # The encoder drops frames of another size without a word.
-        self._writer.write(cv2.cvtColor(_resized(image, self._size), cv2.COLOR_RGB2BGR))
-        self._frames += 1
-
-    def complete(self) -> bool:
-        """The encoder reports no errors, a full disk included: the file is asked."""
-        capture = cv2.VideoCapture(str(self._temporary.absolute()), cv2.CAP_FFMPEG)
-        try:
-            return capture.isOpened() and abs(capture.get(cv2.CAP_PROP_FRAME_COUNT) - self._frames) <= 1
-        finally:
-            capture.release()
-
-
-class _AVEncoder:
-    """FFmpeg through PyAV: exact times, sound, H.264."""
-
-    def __init__(self, temporary: Path, target: Path, size: tuple[int, int], fps: float, source: Path | None) -> None:
-        import av
-
+    def __init__(
+        self,
+        temporary: Path,
+        target: str | os.PathLike[str],
+        *,
+        size: tuple[int, int],
+        fps: float,
+        source: str | os.PathLike[str] | None = None,
+    ) -> None:
+        target, source = Path(target), None if source is None else Path(source)
         self._temporary, self._target, self._size = temporary, target, size
         self._frames, self._last = 0, -1
         # Closed in the opposite order, whatever happens.
@@ -184,7 +111,7 @@ class _AVEncoder:
             self._open.close()
             raise
 
-    def __enter__(self) -> _AVEncoder:
+    def __enter__(self) -> Encoder:
         return self
 
     def __exit__(
@@ -199,7 +126,7 @@ class _AVEncoder:
             self._close(quiet=kind is not None)
 
     def write(self, image: UInt8[np.ndarray, "h w 3"], time: float) -> None:
-        import av
+        """Appends an RGB frame that is shown at a time in seconds from the first one."""
 
         image = _resized(image, self._size)
         image = np.pad(image, ((0, self._size[1] % 2), (0, self._size[0] % 2), (0, 0)), mode="edge")
@@ -216,8 +143,7 @@ class _AVEncoder:
         self._frames += 1
 
     def complete(self) -> bool:
-        """The file is read back: a full disk is not always reported."""
-        import av
+        """Whether the finished file holds all frames. It is read back: a full disk is not always reported."""
 
         try:
             with av.open(f"file:{self._temporary.absolute()}") as written:
@@ -226,7 +152,6 @@ class _AVEncoder:
             return False
 
     def _mux(self, frame: Any) -> None:
-        import av
 
         try:
             self._output.mux(self._stream.encode(frame))
@@ -234,7 +159,6 @@ class _AVEncoder:
             raise OpenError(self._target, f"cannot be written: {error}", "check the space on the disk") from error
 
     def _close(self, *, quiet: bool) -> None:
-        import av
 
         try:
             self._open.close()
@@ -274,7 +198,6 @@ class _Sound:
             origin: when the first picture is shown, in seconds by the source's clock.
             opened: closes the source.
         """
-        import av
 
         try:
             container = opened.enter_context(_opened(source))
@@ -285,7 +208,6 @@ class _Sound:
 
     def copy_until(self, time: float | None) -> None:
         """Moves what is heard up to a time in seconds from the first picture; all that is left for None."""
-        import av
 
         while True:
             try:
@@ -324,7 +246,6 @@ class _Nameless(io.FileIO):
 
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[Any]:
-    import av
 
     with _Nameless(source) as file, av.open(file, "r") as container:
         yield container
@@ -335,7 +256,6 @@ def _timing(source: Path | None, fps: float) -> tuple[Fraction, Fraction, float]
 
     The ticks are the frame rate itself where it is constant, else `CLOCK`. The file is read through without decoding.
     """
-    import av
 
     given = Fraction(fps).limit_denominator(_MAX_RATE)
     if source is None:
@@ -359,7 +279,6 @@ def _timing(source: Path | None, fps: float) -> tuple[Fraction, Fraction, float]
 
 def _installed(codec: str) -> str:
     """The codec, or MPEG-4 part 2 where FFmpeg was built without it: x264's licence keeps it out of some builds."""
-    import av
 
     try:
         av.Codec(codec, "w")

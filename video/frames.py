@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import tempfile
@@ -57,19 +56,17 @@ def open_video(
 
     Args:
         source: a path, or the bytes of a video file, or a binary file that can be rewound.
-        backend: `opencv`, or `pyav` (the extra `video`). By default OpenCV for paths, and PyAV for all else, which
-            OpenCV cannot read.
+        backend: `opencv` or `pyav`. By default OpenCV for paths, and PyAV for all else, which OpenCV cannot read.
         sampling: what it will be read by. Unless that is every frame, PyAV is the default for paths of MP4 and Matroska
-            too, where it is installed: it hands out the same frames, and need not decode those of H.264 that no other
-            frame refers to. (Of interlaced video, OpenCV 4.13 and 4.14 hand out memory that was never written.)
+            too: it hands out the same frames, and need not decode those of H.264 that no other frame refers to.
 
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.
-        ConfigError: unknown backend, one that cannot read such a source, or PyAV is not installed.
+        ConfigError: unknown backend, or one that cannot read such a source.
     """
     if backend not in (None, "opencv", "pyav"):
         raise ConfigError(f"unknown video backend {backend!r} (known: opencv, pyav)")
-    few = backend is None and sampling is not None and sampling.every != 1 and importlib.util.find_spec("av")
+    few = backend is None and sampling is not None and sampling.every != 1
     # MP4 and Matroska alone: packets of an AVI bear no time of showing, by which PyAV would know the frames.
     if few and isinstance(source, str | os.PathLike) and has_seek_index(check_is_video(Path(source))):
         backend = "pyav"

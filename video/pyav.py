@@ -1,7 +1,6 @@
-"""Video files read by PyAV: from bytes and open files, with H.264 among what it writes, and every timestamp exact.
+"""Video files read by PyAV: also from bytes and open files, and without decoding what nobody needs.
 
-The frames are those that OpenCV gives, to the pixel; what OpenCV cannot do is read a video that is not a file of its
-own. PyAV is the extra `video`; nothing outside this module needs it.
+The frames are those that OpenCV gives, to the pixel.
 
 Example:
     >>> with PyAVFile(upload.read(), name="upload") as video:
@@ -22,11 +21,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
+from av.video.reformatter import Interpolation
 from jaxtyping import UInt8
 
-from fakeface_jax.errors import ConfigError, OpenError
+from fakeface_jax.errors import OpenError
 from video.containers import (
     BinaryFile,
     check_bytes_are_video,
@@ -38,12 +39,6 @@ from video.containers import (
 from video.h264 import UnitReader
 from video.packets import PacketIndex
 from video.walk import FileSource
-
-try:
-    import av
-    from av.video.reformatter import Interpolation
-except ImportError as error:
-    raise ConfigError("reading videos this way needs PyAV: pip install 'fakeface-jax[video]'") from error
 
 
 class PyAVFile(FileSource):

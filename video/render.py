@@ -26,7 +26,7 @@ from fakeface_jax.faces import Box
 from fakeface_jax.labels import Verdict
 from fakeface_jax.outputs import whole_file
 from video.drawing import BLACK, COLOURS, UNSCORED, WHITE, Colour, fitting_font, font, ink, text_size, verdict_text
-from video.encoder import VIDEO_CODECS, open_encoder
+from video.encoder import VIDEO_CODECS, Encoder
 from video.frames import FALLBACK_FPS, FrameSource, VideoFile, reading
 from video.records import FaceRecord, PersonRecord, Role
 from video.report import ImageReport, VideoReport, main_people
@@ -109,7 +109,7 @@ def save_annotated_video(
 
     Completely or not at all. A second walk through the file, so memory stays flat. Between two samples at most
     `MAX_HOLD` seconds apart a person's box moves along; else it stays until the next sample is due, and as long at
-    most. Frame rate and sound: see `video.encoder.open_encoder`; the banner states the true time of each frame.
+    most. Frame rate and sound: see `video.encoder.Encoder`; the banner states the true time of each frame.
 
     Args:
         report: from `score_video`.
@@ -128,7 +128,7 @@ def save_annotated_video(
     with whole_file(path, extensions=VIDEO_CODECS) as temporary, reading(video or source) as frames:
         drawn = _drawn_frames(frames, report)
         size = frames.width, frames.height + _timeline(frames, report).height
-        with open_encoder(temporary, path, size=size, fps=frames.fps or FALLBACK_FPS, source=source) as encoder:
+        with Encoder(temporary, path, size=size, fps=frames.fps or FALLBACK_FPS, source=source) as encoder:
             for image, time in drawn:
                 encoder.write(image, time)
         if not encoder.complete():
