@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fakeface_jax.errors import DecodeError, OpenError
+from video.frames import InterlacedVideo
 
 WIDTH, HEIGHT, BITS, COUNT, RATE = 128, 96, 6, 60, 25
 KEYS = 12
@@ -96,8 +97,10 @@ def encode(
     start: int = 0,
     container_format: str | None = None,
     form: dict[str, str] | None = None,
+    woven: bool = False,
 ) -> None:
-    """Writes numbered pictures as a video; `turns` quarter turns counterclockwise make what is stored upright."""
+    """Writes numbered pictures as a video; `turns` quarter turns counterclockwise make what is stored upright; of woven
+    ones, every other line is of another picture."""
     import av
 
     with av.open(str(path), "w", format=container_format, options=form or {}) as container:
@@ -110,6 +113,8 @@ def encode(
             stream.set_display_rotation(90 * turns)
         for number in range(count):
             picture = np.ascontiguousarray(np.rot90(numbered_picture(number, *size), -turns))
+            if woven:
+                picture[1::2] = numbered_picture(2**BITS - 1 - number, *size)[1::2]
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts = start + (number if times is None else round(times[number] * 1000))
             frame.time_base = stream.codec_context.time_base
@@ -231,6 +236,8 @@ def _sound(path: Path) -> None:
 VARIABLE = tuple(n / 25 if n < 30 else 1.2 + (n - 30) / 5 for n in range(COUNT))
 BURSTS = tuple(n // 6 * 1.0 + n % 6 * 0.01 for n in range(COUNT))
 FASTSTART = {"movflags": "+faststart"}
+FIELDS = {"flags": "+ildct+ilme"}
+BY_PYAV_ALONE: dict[str, tuple[type[Exception], str]] = {"opencv": (InterlacedVideo, "interlaced video, which OpenCV")}
 UNREADABLE = dict.fromkeys(("opencv", "pyav"), (OpenError, "not a video that can be read"))
 
 CLIPS: dict[str, Clip] = {
@@ -282,6 +289,26 @@ CLIPS: dict[str, Clip] = {
     ),
     "no-index-matroska": Clip(make=_then(_drop_matroska_index), file="noindex.mkv", seeks=True),
     "wrong-extension": Clip(make=_made(container_format="mp4"), file="really-mp4.avi", seeks=True),
+    "interlaced-h264": Clip(
+        make=_made(options=X264 | FIELDS | {"x264-params": "tff=1"}, woven=True),
+        file="fields.mp4",
+        seeks=True,
+        errors=BY_PYAV_ALONE,
+    ),
+    "interlaced-transport-stream": Clip(
+        make=_made(options=X264 | FIELDS | {"x264-params": "bff=1"}, woven=True), file="fields.ts", errors=BY_PYAV_ALONE
+    ),
+    "interlaced-mpeg2": Clip(
+        make=_made("mpeg2video", options=FIELDS | {"g": "12", "qscale": "3"}, woven=True),
+        file="fields.mpg",
+        errors=BY_PYAV_ALONE,
+    ),
+    "interlaced-dv": Clip(
+        make=_made("dvvideo", options={}, size=(720, 576), woven=True),
+        file="dv.avi",
+        size=(720, 576),
+        errors=BY_PYAV_ALONE,
+    ),
     "cut-mp4": Clip(make=_then(_cut(0.7), form=FASTSTART), file="cut.mp4", certain=tuple(range(24)), cut=True),
     "cut-matroska": Clip(make=_then(_cut(0.6)), file="cut.mkv", certain=tuple(range(24)), cut=True),
     "cut-before-its-index": Clip(make=_then(_cut(0.9)), file="lost.mp4", errors=UNREADABLE),

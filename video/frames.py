@@ -1,7 +1,8 @@
 """Video files in, upright RGB frames with their true times out: through OpenCV, or through PyAV where that is needed.
 
 OpenCV's FFmpeg decodes. Frames that are not sampled are grabbed and not converted, which costs half as much, or jumped
-over; nothing is ever held but the frame being handed out, so memory does not grow with the length of the video.
+over; nothing is ever held but the frame being handed out and the one before it, so memory does not grow with the length
+of the video.
 
 Example:
     >>> with VideoFile("clip.mp4") as video:
@@ -16,7 +17,7 @@ import math
 import os
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ from fakeface_jax.errors import ConfigError, OpenError
 from video.containers import BinaryFile, check_is_video, edited_out, has_seek_index, states_exact_frame_count
 from video.frame_source import Frame, FrameCounters, FrameSource
 from video.packets import PacketIndex
+from video.pyav import PyAVFile, is_interlaced
 from video.sampling import Sampling
 from video.walk import FALLBACK_FPS, FileSource
 
@@ -56,7 +58,8 @@ def open_video(
 
     Args:
         source: a path, or the bytes of a video file, or a binary file that can be rewound.
-        backend: `opencv` or `pyav`. By default OpenCV for paths, and PyAV for all else, which OpenCV cannot read.
+        backend: `opencv` or `pyav`. By default OpenCV for paths, and PyAV for all else and for interlaced video, which
+            OpenCV cannot read.
         sampling: what it will be read by. Unless that is every frame, PyAV is the default for paths of MP4 and Matroska
             too: it hands out the same frames, and need not decode those of H.264 that no other frame refers to.
 
@@ -71,11 +74,13 @@ def open_video(
     if few and isinstance(source, str | os.PathLike) and has_seek_index(check_is_video(Path(source))):
         backend = "pyav"
     if isinstance(source, str | os.PathLike) and backend != "pyav":
-        return VideoFile(source)
+        try:
+            return VideoFile(source)
+        except InterlacedVideo:
+            if backend == "opencv":
+                raise
     if backend == "opencv":
         raise ConfigError("OpenCV reads videos from paths only (use the backend pyav for bytes and streams)")
-    from video.pyav import PyAVFile
-
     return PyAVFile(source)
 
 
@@ -95,6 +100,13 @@ def reading(source: VideoInput | FrameSource, sampling: Sampling | None = None) 
     else:
         with open_video(source, sampling=sampling) as video:
             yield video
+
+
+class InterlacedVideo(OpenError):
+    """Of such video OpenCV (4.13, 4.14, 5.0) says that it was read, and hands out memory that was never written.
+
+    Its FFmpeg refuses to convert interlaced to progressive frames, and OpenCV does not look.
+    """
 
 
 class VideoFile(FileSource):
@@ -117,6 +129,7 @@ class VideoFile(FileSource):
 
     Raises:
         OpenError: missing, a directory, empty, unreadable, no video, a still image, a playlist, sound only.
+        InterlacedVideo: an `OpenError`, for what `video.pyav.PyAVFile` can read.
         DecodeError: a video that holds no frame.
         LimitExceeded: frames of more than 100 megapixels, or too small to hold a face.
     """
@@ -133,6 +146,8 @@ class VideoFile(FileSource):
                 self._edited_out = edited_out(file)
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
+        if is_interlaced(self.path):
+            raise InterlacedVideo(self.path, "interlaced video, which OpenCV cannot convert", "use the backend pyav")
         self._alias: tempfile.TemporaryDirectory[str] | None = None
         if not _is_plain(self._absolute):
             self._absolute = self._plain_name()
@@ -151,6 +166,8 @@ class VideoFile(FileSource):
             self.close()
             raise
         self._fresh = True
+        self._before: UInt8[np.ndarray, "h w 3"] | None = None
+        self._interlaced_later: bool | None = None
 
     def close(self) -> None:
         """Frees the decoder; twice is no error."""
@@ -204,9 +221,6 @@ class VideoFile(FileSource):
             capture.release()
         return PacketIndex.of(stamps, keys, starts_at_zero=starts_at_zero, lost=lost)
 
-    def _saw_packet(self, count: int) -> None:
-        """Called while the file is read through, with how many packets there were so far; may refuse more."""
-
     def _release(self) -> None:
         if self._capture is not None:
             self._capture.release()
@@ -224,7 +238,7 @@ class VideoFile(FileSource):
             if self._alias is None and not _is_plain(str(self.path.absolute())):
                 self._absolute = self._plain_name()
             self._capture = self._open()
-        self._fresh = False
+        self._fresh, self._before = False, None
 
     def _grab(self) -> bool:
         return self._opened().grab()
@@ -233,11 +247,20 @@ class VideoFile(FileSource):
         return self._opened().get(cv2.CAP_PROP_POS_MSEC) / 1000.0
 
     def _retrieve(self) -> UInt8[np.ndarray, "h w 3"] | None:
-        return _retrieve_rgb(self._opened(), self._room)
+        bgr = _retrieve_bgr(self._opened())
+        if bgr is None or self._is_left_over(bgr):
+            return None
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=self._room(bgr.shape))
 
-    def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Where a frame of this shape is to be written; None for memory of its own. May refuse the frame."""
-        return None
+    def _is_left_over(self, bgr: UInt8[np.ndarray, "h w 3"]) -> bool:
+        """Whether OpenCV has handed out the picture before once more, as it cannot convert this one: see
+        `InterlacedVideo`. The file is asked once; pictures that stand still are alike, too."""
+        before, self._before = self._before, bgr
+        if before is None or not _are_same(before, bgr):
+            return False
+        if self._interlaced_later is None:
+            self._interlaced_later = is_interlaced(self.path, self._stamp())
+        return self._interlaced_later
 
     def _seek_begin(self, rank: int) -> int:
         return self._packets.key_before(rank - _PREROLL) if self.fps and rank >= _PREROLL else -1
@@ -255,14 +278,17 @@ def _is_plain(name: str) -> bool:
     return "%" not in name and not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
-def _retrieve_rgb(
-    capture: cv2.VideoCapture, room: Callable[[tuple[int, ...]], UInt8[np.ndarray, "h w 3"] | None]
-) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The frame that was grabbed; None when it cannot be decoded. BGR exists in here only."""
+def _are_same(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> bool:
+    middle = len(one) // 2  # that row tells most pictures apart at no cost
+    return np.array_equal(one[middle : middle + 1], other[middle : middle + 1]) and np.array_equal(one, other)
+
+
+def _retrieve_bgr(capture: cv2.VideoCapture) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The frame that was grabbed; None when it cannot be decoded."""
     try:
         found, bgr = capture.retrieve()
     except cv2.error:
         return None
     if not found or bgr is None or bgr.ndim != 3:
         return None
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=room(bgr.shape))
+    return bgr

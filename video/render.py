@@ -27,7 +27,7 @@ from fakeface_jax.labels import Verdict
 from fakeface_jax.outputs import whole_file
 from video.drawing import BLACK, COLOURS, UNSCORED, WHITE, Colour, fitting_font, font, ink, text_size, verdict_text
 from video.encoder import VIDEO_CODECS, Encoder
-from video.frames import FALLBACK_FPS, FrameSource, VideoFile, reading
+from video.frames import FALLBACK_FPS, FrameSource, open_video, reading
 from video.records import FaceRecord, PersonRecord, Role
 from video.report import ImageReport, VideoReport, main_people
 from video.sampling import TIME_TOLERANCE, Sampling
@@ -143,7 +143,7 @@ def annotated_frames(
     Raises:
         MediaError: the source cannot be read any more.
     """
-    with VideoFile(source if source is not None else report.input) as video:
+    with open_video(source if source is not None else report.input) as video:
         for drawn, _ in _drawn_frames(video, report):
             yield drawn, video.fps or FALLBACK_FPS
 

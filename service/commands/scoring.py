@@ -341,11 +341,11 @@ def _show_video(report: VideoReport) -> None:
     """The sampled frames with what was found in them, one after the other; q, Esc or the last one ends it."""
     import cv2
 
-    from video.frames import VideoFile
+    from video.frames import open_video
     from video.render import annotate
 
     faces = {frame.index: frame.faces for frame in report.frames}
-    with VideoFile(report.input) as video:
+    with open_video(report.input, sampling=report.sampling) as video:
         for frame in video.frames(report.sampling):
             banner = f"{_answer(report)}  {frame.time:.2f} s"
             image = annotate(

@@ -3,7 +3,7 @@
 Headers are not believed: frames and packets are counted as they come, and pixels are those of the decoded frame.
 
 Example:
-    >>> video = GuardedVideo("/proc/self/fd/5", name="clip.mp4", limits=DecodeLimits(), alive=lambda: None)
+    >>> video = open_guarded("/proc/self/fd/5", name="clip.mp4", limits=DecodeLimits(), alive=lambda: None)
     >>> video.name
     'clip.mp4'
 """
@@ -17,11 +17,17 @@ from jaxtyping import UInt8
 
 from fakeface_jax.errors import LimitExceeded
 from service.sandbox.decoding import DecodeLimits
-from video.frames import VideoFile
+from video.frames import InterlacedVideo, VideoFile
+from video.pyav import PyAVFile
+from video.walk import FileSource
+
+Place = Callable[[tuple[int, ...]], UInt8[np.ndarray, "h w 3"] | None]
 
 
-class GuardedVideo(VideoFile):
-    """As `VideoFile`, within limits.
+def open_guarded(
+    path: str, *, name: str, limits: DecodeLimits, alive: Callable[[], None], place: Place = lambda shape: None
+) -> GuardedVideo:
+    """A video within limits, read by OpenCV, or by PyAV where OpenCV cannot.
 
     Args:
         path: what is opened.
@@ -31,20 +37,21 @@ class GuardedVideo(VideoFile):
         place: called with the shape of each frame that is handed out: where it is to be written, or None.
 
     Raises:
+        OpenError, DecodeError: see `VideoFile`.
         LimitExceeded: also of these limits.
     """
+    try:
+        return _ByOpenCV(path, name=name, limits=limits, alive=alive, place=place)
+    except InterlacedVideo:
+        return _ByPyAV(path, name=name, limits=limits, alive=alive, place=place)
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        name: str,
-        limits: DecodeLimits,
-        alive: Callable[[], None],
-        place: Callable[[tuple[int, ...]], UInt8[np.ndarray, "h w 3"] | None] = lambda shape: None,
-    ) -> None:
+
+class GuardedVideo(FileSource):
+    """What the limits are held by, whoever decodes; mixed into a reader of files."""
+
+    def __init__(self, path: str, *, name: str, limits: DecodeLimits, alive: Callable[[], None], place: Place) -> None:
         self._limits, self._alive, self._place = limits, alive, place
-        super().__init__(path)
+        super().__init__(path)  # type: ignore[call-arg]
         self.name = name
         if self.duration is not None and self.duration > limits.max_seconds:
             self.close()
@@ -61,7 +68,7 @@ class GuardedVideo(VideoFile):
 
     def _grab(self) -> bool:
         self._alive()
-        return super()._grab()
+        return super()._grab()  # type: ignore[safe-super]
 
     def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
         self._check_pixels(shape[1], shape[0])
@@ -77,3 +84,11 @@ class GuardedVideo(VideoFile):
             raise LimitExceeded(
                 self.name, f"{width} x {height} pixels, more than {most / 1e6:g} megapixels", "make it smaller"
             )
+
+
+class _ByOpenCV(GuardedVideo, VideoFile):
+    pass
+
+
+class _ByPyAV(GuardedVideo, PyAVFile):
+    pass

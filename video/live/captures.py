@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, MediaError
 from fakeface_jax.images import decode_image
-from video.frames import Frame, VideoFile
+from video.frames import Frame, open_video
 from video.live.redaction import display_address, is_host
 from video.sampling import Sampling
 
@@ -157,8 +157,9 @@ class _File:
 
     def __init__(self, source: StreamSource) -> None:
         self._source = source
-        self._video = VideoFile(source.place)
-        self._frames: Iterator[Frame] = self._video.frames(Sampling(every=1))
+        everything = Sampling(every=1)
+        self._video = open_video(source.place, sampling=everything)
+        self._frames: Iterator[Frame] = self._video.frames(everything)
         self._dropped = 0
         self._next: Picture | None = None
 
