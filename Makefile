@@ -15,7 +15,7 @@ RUNS := runs
 
 .PHONY: help setup demo serve browser test test-long test-parity kill-loop benchmark-service lint format types data data-report train evaluate \
         ablation leave-one-source-out train-report evaluate-report score-clips \
-        peers compare-keras compare-detectors compare-detection compare-aggregations compare-tracking \
+        peers compare-keras compare-detectors compare-detection compare-fields compare-aggregations compare-tracking \
         benchmark benchmark-training benchmark-pipeline benchmark-inference benchmark-video benchmark-startup \
         benchmark-memory benchmark-gpu benchmark-decoding clean
 
@@ -126,6 +126,9 @@ compare-aggregations: setup  ## rules that make one score of many, on faces show
 
 compare-detection: setup  ## boxes carried between detections against boxes detected, on DATA's clips: docs/videos.md
 	$(BIN)/python scripts/compare_detection.py $(DATA)/videos.csv
+
+compare-fields: setup  ## what interlaced video does to scores, on DATA's clips: docs/videos.md
+	$(BIN)/python scripts/compare_fields.py $(DATA)/videos.csv
 
 benchmark-decoding: setup  ## jumping against walking through a long video
 	$(BIN)/python scripts/benchmark_decoding.py

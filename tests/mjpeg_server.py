@@ -26,7 +26,7 @@ class MjpegServer:
     Args:
         fps: pictures per second.
         size: width and height; may be changed while it runs.
-        picture: what is sent (RGB), scaled to `size`; a grey level that counts up where it is None.
+        picture: what is sent (RGB), scaled to `size`, its corner counting up; a grey level that counts up where it is None.
 
     Attributes:
         mode: `send`; `stall` keeps the connection and sends nothing; `garbage` sends parts that are no JPEG; `close`
@@ -104,6 +104,7 @@ class MjpegServer:
             image = np.full((height, width, 3), self.sent * 8 % 256, np.uint8)
         else:
             image = cv2.cvtColor(cv2.resize(self.picture, (width, height)), cv2.COLOR_RGB2BGR)
+            image[:16, :16] = 5 * (self.sent % 50)
         return cv2.imencode(".jpg", image)[1].tobytes()
 
     def close(self) -> None:

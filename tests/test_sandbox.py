@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import CLIPS, encode
+from clips import CLIPS, encode, number_of
 from mjpeg_server import MjpegServer
 from PIL import Image
 from test_scoring import LARGE, SECOND, FixedDetector
@@ -28,10 +28,11 @@ from service.sandbox import seccomp
 from service.sandbox.child import Child
 from service.sandbox.decoders import DecodeLimits, Decoders
 from service.sandbox.decoding import DecoderUnavailable
-from video.frames import FrameSource, VideoFile
+from video.frames import FrameSource, VideoFile, open_video
 from video.live.captures import ConnectionLost, StreamSource
 from video.live.settings import StreamConfig
 from video.live.streams import State, Stream
+from video.pyav import PyAVFile
 from video.render import save_annotated_video
 from video.sampling import Sampling
 from video.scoring import file_sha256, score_image, score_video
@@ -117,6 +118,20 @@ def test_frames_are_those_that_this_process_decodes(decoders, tmp_path, name):
             assert there.counters == here.counters
             assert there.window(sampling) == here.window(sampling)
         assert there.passes(Sampling(faces=4)) == here.passes(Sampling(faces=4))
+
+
+@pytest.mark.parametrize("name", ["interlaced-h264", "interlaced-dv"])
+def test_what_opencv_cannot_convert_is_read_there_too(decoders, tmp_path, name):
+    path = tmp_path / CLIPS[name].file
+    CLIPS[name].make(path)
+    with open_video(path) as here, decoders.open_video(path, "clip") as there:
+        assert type(here) is PyAVFile
+        frames = list(there.frames(ALL))
+        assert [number_of(frame.image) for frame in frames] == list(range(len(CLIPS[name].times)))
+        assert all(same(*pair) for pair in zip(here.frames(ALL), frames, strict=True))
+        assert there.counters == here.counters
+    with Decoders(DecodeLimits(max_frames=20), spare=False) as few, pytest.raises(LimitExceeded):
+        few.open_video(path, "clip")
 
 
 def test_without_shared_memory_the_frames_are_the_same(monkeypatch):

@@ -187,6 +187,24 @@ def test_a_source_that_stays_away_ends_the_stream_where_that_is_asked_for():
     assert run.stream.changes()[-1].reason == "no picture for 60 s"
 
 
+def test_a_feed_that_has_frozen_is_read_and_not_scored():
+    run = Simulation(mode="lossless", stall_after=2.0)
+    run.connect()
+    run.stream.done(run.stream.take(0.0))
+    frozen = np.full((4, 4, 3), 77, np.uint8)
+    run.answers += [Picture(image=frozen.copy()) for _ in range(5)]
+    for _ in range(6):
+        assert run.readers[-1]()
+        run.after(1.0)
+    numbers = [run.stream.take(0.0).number for _ in range(2)]
+    assert numbers == [1, 6]
+    counters = run.stream.counters
+    assert counters.skipped == {Skip.REPEATED: 4}
+    assert (counters.read, counters.decode_errors) == (7, 0)
+    assert agrees(counters)
+    assert run.stream.state is State.LIVE
+
+
 def test_what_is_left_over_at_the_end_is_accounted_for():
     run = Simulation(mode="lossless")
     run.connect()
@@ -230,7 +248,7 @@ class Torrent:
             raise ConnectionLost("gone")
         if self._rng.random() < 0.1:
             raise DamagedPicture
-        return Picture(image=np.zeros((2, 2, 3), np.uint8))
+        return Picture(image=np.full((2, 2, 3), self._count % 256, np.uint8))
 
     def release(self):
         pass

@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, OpenError
 from video.containers import BinaryFile, check_is_video, edited_out, has_seek_index, states_exact_frame_count
-from video.frame_source import Frame, FrameCounters, FrameSource
+from video.frame_source import Frame, FrameCounters, FrameSource, are_same
 from video.packets import PacketIndex
 from video.pyav import PyAVFile, is_interlaced
 from video.sampling import Sampling
@@ -256,7 +256,7 @@ class VideoFile(FileSource):
         """Whether OpenCV has handed out the picture before once more, as it cannot convert this one: see
         `InterlacedVideo`. The file is asked once; pictures that stand still are alike, too."""
         before, self._before = self._before, bgr
-        if before is None or not _are_same(before, bgr):
+        if before is None or not are_same(before, bgr):
             return False
         if self._interlaced_later is None:
             self._interlaced_later = is_interlaced(self.path, self._stamp())
@@ -276,11 +276,6 @@ def _is_plain(name: str) -> bool:
     """Whether FFmpeg opens this name and no other: it takes "a%03d.png" for a series of pictures, and a name that is
     no Unicode ends the process inside OpenCV."""
     return "%" not in name and not any("\udc80" <= letter <= "\udcff" for letter in name)
-
-
-def _are_same(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> bool:
-    middle = len(one) // 2  # that row tells most pictures apart at no cost
-    return np.array_equal(one[middle : middle + 1], other[middle : middle + 1]) and np.array_equal(one, other)
 
 
 def _retrieve_bgr(capture: cv2.VideoCapture) -> UInt8[np.ndarray, "h w 3"] | None:

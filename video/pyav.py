@@ -207,7 +207,7 @@ class _Fields:
     """Of interlaced frames, the upper lines of each two, at full height: those of one moment.
 
     The lines of both moments together show a face that moves as a comb, which looks fake: 0.65 more in the logit, where
-    half the lines make 0.11 of difference (scripts/compare_fields.py).
+    half the lines are 0.10 away (scripts/compare_fields.py).
     """
 
     def __init__(self, stream: Any) -> None:

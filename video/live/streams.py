@@ -336,8 +336,14 @@ class Stream:
                 self._retry_at = self._clock.now()
             self._changed.notify_all()
 
-    def deliver(self, generation: int, picture: Picture) -> bool:
-        """A picture, when its time has come and there is room for it. Whether more are wanted."""
+    def deliver(self, generation: int, picture: Picture, *, repeated: bool = False) -> bool:
+        """A picture, when its time has come and there is room for it. Whether more are wanted.
+
+        Args:
+            generation: of the connection that it came from.
+            picture: RGB.
+            repeated: whether it is the one before once more, and need not be scored.
+        """
         with self._changed:
             now = due = self._clock.now()
             if picture.time is not None:
@@ -359,6 +365,9 @@ class Stream:
                 self._live_at, self._connections = now, self._connections + 1
             if self._state is not State.LIVE:
                 self._enter(State.LIVE)
+            if repeated:
+                self._skipped[Skip.REPEATED] += 1
+                return True
             self._add(LiveFrame(image=picture.image, number=number, time=self._last_time, captured_at=due))
             self._changed.notify_all()
             return True
