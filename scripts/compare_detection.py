@@ -20,7 +20,7 @@ import numpy as np
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.faces import CropSpec, crop_face
 from video.finding import find_faces
-from video.frames import VideoFile
+from video.frames import open_video
 from video.sampling import Sampling
 from video.tracks import overlap
 
@@ -40,7 +40,7 @@ def main() -> None:
     with options.csv.open(newline="", encoding="utf-8") as file:
         paths = [options.csv.parent / row["path"] for row in csv.DictReader(file)]
     for path in paths:
-        with VideoFile(path) as video:
+        with open_video(path) as video:
             frames = list(video.frames(Sampling(every=1, end=options.seconds)))
         truth = {}
         for spacing, row in rows.items():

@@ -20,7 +20,7 @@ import numpy as np
 
 from fakeface_jax.faces import Box, Face, FaceDetector
 from video.finding import find_faces
-from video.frames import Frame, VideoFile
+from video.frames import Frame, open_video
 from video.sampling import Sampling
 from video.tracks import Look
 
@@ -56,7 +56,7 @@ class Scene:
 @functools.lru_cache(maxsize=4)
 def pictures(path: Path) -> list[Picture]:
     """The first `SECONDS` of a clip at `RATE`, `HEIGHT` pixels high."""
-    with VideoFile(path) as video:
+    with open_video(path) as video:
         frames = [
             (frame.time, cv2.resize(frame.image, (round(frame.image.shape[1] * HEIGHT / frame.image.shape[0]), HEIGHT)))
             for frame in video.frames(Sampling(every=1, end=SECONDS))

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from fakeface_jax.errors import DecodeError, OpenError
-from video.frames import InterlacedVideo
 
 WIDTH, HEIGHT, BITS, COUNT, RATE = 128, 96, 6, 60, 25
 KEYS = 12
@@ -237,7 +236,7 @@ VARIABLE = tuple(n / 25 if n < 30 else 1.2 + (n - 30) / 5 for n in range(COUNT))
 BURSTS = tuple(n // 6 * 1.0 + n % 6 * 0.01 for n in range(COUNT))
 FASTSTART = {"movflags": "+faststart"}
 FIELDS = {"flags": "+ildct+ilme"}
-BY_PYAV_ALONE: dict[str, tuple[type[Exception], str]] = {"opencv": (InterlacedVideo, "interlaced video, which OpenCV")}
+BY_PYAV_ALONE: dict[str, tuple[type[Exception], str]] = {"opencv": (OpenError, "interlaced video, which OpenCV")}
 UNREADABLE = dict.fromkeys(("opencv", "pyav"), (OpenError, "not a video that can be read"))
 
 CLIPS: dict[str, Clip] = {

@@ -26,7 +26,7 @@ class MjpegServer:
     Args:
         fps: pictures per second.
         size: width and height; may be changed while it runs.
-        picture: what is sent (RGB), scaled to `size`, its corner counting up; a grey level that counts up where it is None.
+        picture: what is sent (RGB), scaled to `size`, its corner counting up; None is a grey level that counts up.
 
     Attributes:
         mode: `send`; `stall` keeps the connection and sends nothing; `garbage` sends parts that are no JPEG; `close`

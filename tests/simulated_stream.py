@@ -8,6 +8,7 @@ Example:
     <State.LIVE: 'live'>
 """
 
+import itertools
 import random
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from video.live.captures import ConnectionLost, Picture
 from video.live.settings import StreamConfig
 from video.live.streams import Stream
+
+_NUMBERS = itertools.count()
 
 
 class SimulatedClock:
@@ -35,11 +38,10 @@ class Script:
 
     def __init__(self, answers):
         self.answers = answers
-        self.released = self.read_so_far = 0
+        self.released = 0
 
     def read(self):
-        self.read_so_far += 1
-        other_each_time = np.full((4, 4, 3), self.read_so_far % 256, np.uint8)
+        other_each_time = np.full((4, 4, 3), next(_NUMBERS) % 256, np.uint8)
         answer = self.answers.pop(0) if self.answers else Picture(image=other_each_time)
         if isinstance(answer, Exception):
             raise answer

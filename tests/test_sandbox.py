@@ -28,7 +28,7 @@ from service.sandbox import seccomp
 from service.sandbox.child import Child
 from service.sandbox.decoders import DecodeLimits, Decoders
 from service.sandbox.decoding import DecoderUnavailable
-from video.frames import FrameSource, VideoFile, open_video
+from video.frames import FrameSource, open_video
 from video.live.captures import ConnectionLost, StreamSource
 from video.live.settings import StreamConfig
 from video.live.streams import State, Stream
@@ -106,7 +106,7 @@ def test_a_large_picture_comes_over_the_socket(decoders):
 def test_frames_are_those_that_this_process_decodes(decoders, tmp_path, name):
     path = tmp_path / CLIPS[name].file
     CLIPS[name].make(path)
-    with VideoFile(path) as here, decoders.open_video(path) as there:
+    with open_video(path) as here, decoders.open_video(path) as there:
         assert isinstance(there, FrameSource)
         for what in ("name", "width", "height", "fps", "frame_count", "frame_count_stated", "times_from", "duration"):
             assert getattr(there, what) == getattr(here, what), what
@@ -136,7 +136,7 @@ def test_what_opencv_cannot_convert_is_read_there_too(decoders, tmp_path, name):
 
 def test_without_shared_memory_the_frames_are_the_same(monkeypatch):
     monkeypatch.setattr(child_module, "shared_memory", lambda size: None)
-    with Decoders(spare=False) as decoders, VideoFile(SAMPLE) as here, decoders.open_video(SAMPLE) as there:
+    with Decoders(spare=False) as decoders, open_video(SAMPLE) as here, decoders.open_video(SAMPLE) as there:
         sampling = Sampling(frames=6)
         assert all(same(*pair) for pair in zip(here.frames(sampling), there.frames(sampling), strict=True))
 
@@ -144,7 +144,7 @@ def test_without_shared_memory_the_frames_are_the_same(monkeypatch):
 @pytest.mark.parametrize("sampling", [Sampling(fps=5.0), Sampling(faces=6)])
 def test_reports_are_the_same(decoders, classifier, sampling):
     detector = FixedDetector(LARGE, SECOND)
-    with VideoFile(SAMPLE) as video:  # PyAV would leave frames out, which a decoder of ours does not
+    with open_video(SAMPLE) as video:
         here = score_video(classifier, detector, video, sampling, sha256=file_sha256(SAMPLE)).to_dict()
     with decoders.open_video(SAMPLE) as video:
         there = score_video(classifier, detector, video, sampling, sha256=here["media"]["sha256"]).to_dict()
@@ -156,7 +156,7 @@ def test_reports_are_the_same(decoders, classifier, sampling):
 def test_reports_of_shared_clips_are_the_same(decoders, classifier, shared_data):
     clip = min(path for path in (shared_data / "videos").rglob("*") if path.is_file())
     detector = FixedDetector(LARGE)
-    with VideoFile(clip) as video:
+    with open_video(clip) as video:
         here = score_video(classifier, detector, video, sha256=file_sha256(clip)).to_dict()
     with decoders.open_video(clip, "as it was named") as video:
         there = score_video(classifier, detector, video).to_dict()
@@ -220,7 +220,7 @@ def test_annotated_videos_are_the_same(decoders, classifier, tmp_path):
     here, there, beats = tmp_path / "here.mp4", tmp_path / "there.mp4", []
     save_annotated_video(report, here)
     decoders.annotate(report, SAMPLE, there, progress=beats.append)
-    with VideoFile(here) as one, VideoFile(there) as other:
+    with open_video(here) as one, open_video(there) as other:
         assert all(same(*pair) for pair in zip(one.frames(ALL), other.frames(ALL), strict=True))
     assert beats == sorted(beats)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here.mp4", "there.mp4"]

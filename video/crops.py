@@ -131,7 +131,7 @@ def cut(
         wanted.setdefault(frame.index, []).append((place, (frame, face)))
     if not wanted:
         return []
-    with reading(source if source is not None else report.input, report.sampling) as video:
+    with reading(source if source is not None else report.input) as video:
         for image in video.frames_at(sorted(wanted)):
             for place, (frame, face) in wanted[image.index]:
                 crop = classifier.crop(image.image, Face(box=face.box, confidence=face.confidence))
@@ -147,7 +147,7 @@ def annotated_frame(
     Raises:
         MediaError: the video cannot be read any more.
     """
-    with reading(source if source is not None else report.input, report.sampling) as video:
+    with reading(source if source is not None else report.input) as video:
         for image in video.frames_at([frame.index]):
             return annotate(image.image, frame.faces, people=report.people)
     return None

@@ -1,11 +1,13 @@
-"""Video files in, upright RGB frames with their true times out: through OpenCV, or through PyAV where that is needed.
+"""Video files in, upright RGB frames with their true times out: by PyAV, or by OpenCV where that is asked for.
 
-OpenCV's FFmpeg decodes. Frames that are not sampled are grabbed and not converted, which costs half as much, or jumped
-over; nothing is ever held but the frame being handed out and the one before it, so memory does not grow with the length
-of the video.
+OpenCV is not the default, as it (4.13, 4.14, 5.0) says of interlaced pictures that it has read them, and hands out
+memory that was never written: its FFmpeg refuses to convert them, and it does not look. Whether a file holds any, it
+does not tell either; one that begins with them is refused here. Whoever reads, frames that are not sampled are not
+converted, which costs half as much, or jumped over; nothing is ever held but the frame being handed out, so that memory
+does not grow with the length of the video.
 
 Example:
-    >>> with VideoFile("clip.mp4") as video:
+    >>> with open_video("clip.mp4") as video:
     ...     for frame in video.frames(Sampling(fps=2.0)):
     ...         print(frame.index, frame.time, frame.image.shape)
 """
@@ -27,10 +29,9 @@ from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, OpenError
 from video.containers import BinaryFile, check_is_video, edited_out, has_seek_index, states_exact_frame_count
-from video.frame_source import Frame, FrameCounters, FrameSource, are_same
+from video.frame_source import Frame, FrameCounters, FrameSource
 from video.packets import PacketIndex
 from video.pyav import PyAVFile, is_interlaced
-from video.sampling import Sampling
 from video.walk import FALLBACK_FPS, FileSource
 
 __all__ = ["FALLBACK_FPS", "FileSource", "Frame", "FrameCounters", "FrameSource", "VideoFile", "open_video", "reading"]
@@ -51,46 +52,30 @@ END_GRABS = 64
 VideoInput = str | os.PathLike[str] | bytes | BinaryFile
 
 
-def open_video(
-    source: VideoInput, backend: Literal["opencv", "pyav"] | None = None, *, sampling: Sampling | None = None
-) -> FileSource:
+def open_video(source: VideoInput, backend: Literal["opencv", "pyav"] = "pyav") -> FileSource:
     """Opens a video for reading.
 
     Args:
         source: a path, or the bytes of a video file, or a binary file that can be rewound.
-        backend: `opencv` or `pyav`. By default OpenCV for paths, and PyAV for all else and for interlaced video, which
-            OpenCV cannot read.
-        sampling: what it will be read by. Unless that is every frame, PyAV is the default for paths of MP4 and Matroska
-            too: it hands out the same frames, and need not decode those of H.264 that no other frame refers to.
+        backend: `opencv` reads paths alone, and no interlaced video. Of files that both read, they hand out the same
+            frames; PyAV need not decode those of H.264 that no other frame refers to, where few are wanted.
 
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.
         ConfigError: unknown backend, or one that cannot read such a source.
     """
-    if backend not in (None, "opencv", "pyav"):
+    if backend == "pyav":
+        return PyAVFile(source)
+    if backend != "opencv":
         raise ConfigError(f"unknown video backend {backend!r} (known: opencv, pyav)")
-    few = backend is None and sampling is not None and sampling.every != 1
-    # MP4 and Matroska alone: packets of an AVI bear no time of showing, by which PyAV would know the frames.
-    if few and isinstance(source, str | os.PathLike) and has_seek_index(check_is_video(Path(source))):
-        backend = "pyav"
-    if isinstance(source, str | os.PathLike) and backend != "pyav":
-        try:
-            return VideoFile(source)
-        except InterlacedVideo:
-            if backend == "opencv":
-                raise
-    if backend == "opencv":
+    if not isinstance(source, str | os.PathLike):
         raise ConfigError("OpenCV reads videos from paths only (use the backend pyav for bytes and streams)")
-    return PyAVFile(source)
+    return VideoFile(source)
 
 
 @contextlib.contextmanager
-def reading(source: VideoInput | FrameSource, sampling: Sampling | None = None) -> Iterator[FrameSource]:
+def reading(source: VideoInput | FrameSource) -> Iterator[FrameSource]:
     """Frames of a file, which is opened and closed again, or of a source of frames that is open, and stays so.
-
-    Args:
-        source: the one or the other.
-        sampling: what it will be read by; see `open_video`.
 
     Raises:
         OpenError, DecodeError, LimitExceeded: see `VideoFile`.
@@ -98,19 +83,12 @@ def reading(source: VideoInput | FrameSource, sampling: Sampling | None = None) 
     if isinstance(source, FrameSource):
         yield source
     else:
-        with open_video(source, sampling=sampling) as video:
+        with open_video(source) as video:
             yield video
 
 
-class InterlacedVideo(OpenError):
-    """Of such video OpenCV (4.13, 4.14, 5.0) says that it was read, and hands out memory that was never written.
-
-    Its FFmpeg refuses to convert interlaced to progressive frames, and OpenCV does not look.
-    """
-
-
 class VideoFile(FileSource):
-    """A video file, read by OpenCV.
+    """A video file, read by OpenCV. Not for files that turn interlaced behind the first frame: see above.
 
     Opening it reads the file through once without decoding (at the speed of the disk); see `video.packets`.
 
@@ -129,7 +107,6 @@ class VideoFile(FileSource):
 
     Raises:
         OpenError: missing, a directory, empty, unreadable, no video, a still image, a playlist, sound only.
-        InterlacedVideo: an `OpenError`, for what `video.pyav.PyAVFile` can read.
         DecodeError: a video that holds no frame.
         LimitExceeded: frames of more than 100 megapixels, or too small to hold a face.
     """
@@ -147,7 +124,7 @@ class VideoFile(FileSource):
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
         if is_interlaced(self.path):
-            raise InterlacedVideo(self.path, "interlaced video, which OpenCV cannot convert", "use the backend pyav")
+            raise OpenError(self.path, "interlaced video, which OpenCV cannot convert", "use the backend pyav")
         self._alias: tempfile.TemporaryDirectory[str] | None = None
         if not _is_plain(self._absolute):
             self._absolute = self._plain_name()
@@ -166,8 +143,6 @@ class VideoFile(FileSource):
             self.close()
             raise
         self._fresh = True
-        self._before: UInt8[np.ndarray, "h w 3"] | None = None
-        self._interlaced_later: bool | None = None
 
     def close(self) -> None:
         """Frees the decoder; twice is no error."""
@@ -216,7 +191,6 @@ class VideoFile(FileSource):
                     failed = 0
                 stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
                 keys.append(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0)
-                self._saw_packet(len(stamps))
         finally:
             capture.release()
         return PacketIndex.of(stamps, keys, starts_at_zero=starts_at_zero, lost=lost)
@@ -238,7 +212,7 @@ class VideoFile(FileSource):
             if self._alias is None and not _is_plain(str(self.path.absolute())):
                 self._absolute = self._plain_name()
             self._capture = self._open()
-        self._fresh, self._before = False, None
+        self._fresh = False
 
     def _grab(self) -> bool:
         return self._opened().grab()
@@ -248,19 +222,7 @@ class VideoFile(FileSource):
 
     def _retrieve(self) -> UInt8[np.ndarray, "h w 3"] | None:
         bgr = _retrieve_bgr(self._opened())
-        if bgr is None or self._is_left_over(bgr):
-            return None
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=self._room(bgr.shape))
-
-    def _is_left_over(self, bgr: UInt8[np.ndarray, "h w 3"]) -> bool:
-        """Whether OpenCV has handed out the picture before once more, as it cannot convert this one: see
-        `InterlacedVideo`. The file is asked once; pictures that stand still are alike, too."""
-        before, self._before = self._before, bgr
-        if before is None or not are_same(before, bgr):
-            return False
-        if self._interlaced_later is None:
-            self._interlaced_later = is_interlaced(self.path, self._stamp())
-        return self._interlaced_later
+        return None if bgr is None else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
     def _seek_begin(self, rank: int) -> int:
         return self._packets.key_before(rank - _PREROLL) if self.fps and rank >= _PREROLL else -1

@@ -1,6 +1,6 @@
-"""Video files read by PyAV: also from bytes and open files, and without decoding what nobody needs.
+"""Video files read by PyAV: paths, bytes and open files, without decoding what nobody needs.
 
-The frames are those that OpenCV gives, to the pixel.
+The frames are those that OpenCV gives, to the pixel, but for interlaced video, which OpenCV cannot convert.
 
 Example:
     >>> with PyAVFile(upload.read(), name="upload") as video:
@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import io
+import itertools
 import math
 import os
 import struct
@@ -25,7 +26,7 @@ import av
 import cv2
 import numpy as np
 from av.filter import Graph
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import OpenError
@@ -40,11 +41,10 @@ from video.containers import (
 )
 from video.h264 import UnitReader
 from video.packets import PacketIndex
-from video.sampling import TIME_TOLERANCE
 from video.walk import FileSource
 
-_PREROLL_SECONDS = 5.0
-"""Where a container has no index, a jump may lead a second too far."""
+_END_READS = 64
+"""So many failures to read one after the other are the end of a file; fewer are damage."""
 
 
 class PyAVFile(FileSource):
@@ -65,6 +65,7 @@ class PyAVFile(FileSource):
     def __init__(self, source: str | os.PathLike[str] | bytes | BinaryFile, *, name: str | None = None) -> None:
         self.path: Path | None = None
         self._container: Any = None
+        self._failed_reads = 0
         # Always through an open file: of a name, FFmpeg would expand "%03d" and take "http:..." for an address.
         if isinstance(source, str | os.PathLike):
             self.path, self.name = Path(source), name or str(source)
@@ -105,12 +106,32 @@ class PyAVFile(FileSource):
     def _read_packets(self) -> PacketIndex:
         """Reads the file through without decoding."""
         stamps, keys = array("d"), array("b")
+        lost: dict[int, int] = {}
         for packet in self._demux():
-            if packet is not None and packet.size:
-                stamps.append(_seconds(packet, self._stream))
-                keys.append(packet.is_keyframe)
-                self._saw_packet(len(stamps))
-        return PacketIndex.of(stamps, keys, starts_at_zero=not stamps or not stamps[0] > 0)
+            if packet is None or not packet.size:
+                continue
+            if self._failed_reads:
+                lost[len(stamps)] = self._failed_reads
+                self._failed_reads = 0
+            stamps.append(_seconds(packet, self._stream))
+            keys.append(packet.is_keyframe)
+            self._saw_packet(len(stamps))
+        # An AVI says when frames are decoded, and no more. Of H.264 that shows them in another order FFmpeg makes times
+        # of showing that are in the order of decoding: they name no frame.
+        reordered = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        if reordered and all(before < after for before, after in itertools.pairwise(stamps)):
+            stamps = array("d", [math.nan]) * len(stamps)
+        return PacketIndex.of(stamps, keys, starts_at_zero=not stamps or not stamps[0] > 0, lost=lost)
+
+    def _saw_packet(self, count: int) -> None:
+        """Called while the file is read through, with how many packets there were so far; may refuse more."""
+
+    def _alive(self) -> None:
+        """Called for every packet that is read."""
+
+    def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
+        """Where a frame of this shape is to be written; None for memory of its own. May refuse the frame."""
+        return None
 
     def _restart(self) -> None:
         if self._container is not None:
@@ -128,9 +149,10 @@ class PyAVFile(FileSource):
         if self._stream.codec_context is None:
             raise OpenError(self.name, "a kind of video that this FFmpeg cannot decode", "convert it to MP4")
         self._stream.thread_type = "AUTO"
-        self._fields = _Fields(self._stream)
+        self._fields, self._reformatter = _Fields(self._stream), VideoReformatter()
         self._kept: frozenset[float] | None = None
         self._not_given: list[float] = []
+        self._failed_reads = 0
         self._packets_left = self._demux()
         self._decoded: collections.deque[Any] = collections.deque()
         self._frame: Any = None
@@ -142,10 +164,18 @@ class PyAVFile(FileSource):
 
     def _demux(self) -> Iterator[Any]:
         """The packets, and at last an empty one (or None where reading failed) that drains the decoder."""
-        try:
-            yield from self._container.demux(self._stream)
-        except (av.FFmpegError, OSError):
-            yield None
+        failed = 0
+        while failed < _END_READS:
+            try:
+                for packet in self._container.demux(self._stream):
+                    failed = 0
+                    self._alive()
+                    yield packet
+                return
+            except (av.FFmpegError, OSError):
+                failed += 1
+                self._failed_reads += 1
+        yield None
 
     def _grab(self) -> bool:
         if self._container is None:
@@ -173,10 +203,16 @@ class PyAVFile(FileSource):
         try:
             frame = self._fields.upper(self._frame) if self._frame.interlaced_frame else self._frame
             # Through BGR, by the filter that OpenCV uses: 10-bit video would differ by a step or two otherwise.
-            bgr = frame.to_ndarray(format="bgr24", interpolation=Interpolation.BICUBIC)
+            bgr = self._reformatter.reformat(
+                frame, self._frame.width, self._frame.height, "bgr24", interpolation=Interpolation.BICUBIC
+            )
         except (av.FFmpegError, ValueError):
             return None
-        upright = np.ascontiguousarray(np.rot90(bgr, round(self._frame.rotation / 90)))
+        plane = bgr.planes[0]
+        # In place: a copy of each frame would cost a twentieth of the time that decoding takes.
+        picture = np.ndarray((bgr.height, bgr.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        turns = round(self._frame.rotation / 90)
+        upright = np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
         return cv2.cvtColor(upright, cv2.COLOR_BGR2RGB, dst=self._room(upright.shape))
 
     def _keep(self, stamps: Iterable[float]) -> bool:
@@ -204,7 +240,9 @@ class PyAVFile(FileSource):
 
 
 class _Fields:
-    """Of interlaced frames, the upper lines of each two, at full height: those of one moment.
+    """Of interlaced frames, the upper lines of each two: those of one moment.
+
+    (HEVC codes each field as a picture of its own.)
 
     The lines of both moments together show a face that moves as a comb, which looks fake: 0.65 more in the logit, where
     half the lines are 0.10 away (scripts/compare_fields.py).
@@ -212,7 +250,6 @@ class _Fields:
 
     def __init__(self, stream: Any) -> None:
         self._time_base = stream.time_base
-        # HEVC codes each field as a picture of its own.
         self._are_apart = stream.codec_context.name == "hevc"
         self._graph: Any = None
         self._of: tuple[int, int, str] | None = None
@@ -227,7 +264,6 @@ class _Fields:
             steps = [
                 graph.add_buffer(width=kind[0], height=kind[1], format=kind[2], time_base=self._time_base),
                 graph.add("field", "type=top"),
-                graph.add("scale", f"{kind[0]}:{kind[1]}:flags=bicubic"),
                 graph.add("buffersink"),
             ]
             graph.link_nodes(*steps).configure()
@@ -236,28 +272,16 @@ class _Fields:
         return self._graph.pull()
 
 
-def is_interlaced(path: str | os.PathLike[str], seconds: float = 0.0) -> bool:
-    """Whether a frame's lines were taken at two moments. False for files that PyAV cannot read.
-
-    Args:
-        path: a video file.
-        seconds: of which frame, from the beginning; of the first by default.
-    """
-    unreadable = (av.FFmpegError, OSError, ValueError, IndexError, AttributeError)  # no video, an unknown kind of it
+def is_interlaced(path: str | os.PathLike[str]) -> bool:
+    """Whether the lines of the first frame were taken at two moments. False for files that PyAV cannot read."""
+    # No video, an unknown kind of it, no frame.
+    unreadable = (av.FFmpegError, OSError, ValueError, IndexError, AttributeError, StopIteration)
     with contextlib.suppress(*unreadable), Path(path).open("rb") as file, av.open(file, mode="r") as container:
         stream = container.streams.video[0]
         if stream.width * stream.height > MAX_PIXELS:
             return False
         stream.thread_type = "NONE"  # several threads want several packets before the first frame
-        wanted = seconds + (stream.start_time or 0) * float(stream.time_base)
-        if seconds > _PREROLL_SECONDS:
-            ticks = round((wanted - _PREROLL_SECONDS) / float(stream.time_base))
-            container.seek(ticks, stream=stream, backward=True)
-        for packet in container.demux(stream):
-            with contextlib.suppress(av.FFmpegError):  # where a jump led to, the first packets may not be decodable
-                for frame in packet.decode():
-                    if seconds <= 0 or not _seconds(frame, stream) < wanted - TIME_TOLERANCE:
-                        return frame.interlaced_frame
+        return bool(next(container.decode(stream)).interlaced_frame)
     return False
 
 

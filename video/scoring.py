@@ -33,7 +33,7 @@ from video.aggregation import DEFAULT_RULE, check_rule
 from video.ahead import decode_ahead
 from video.evidence import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
 from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
-from video.frames import FileSource, Frame, FrameCounters, FrameSource, VideoInput, reading
+from video.frames import Frame, FrameCounters, FrameSource, VideoInput, reading
 from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
 from video.report import ImageReport, VideoReport
 from video.sampling import Sampling
@@ -146,7 +146,7 @@ def score_video(
     spec = classifier.spec
     rule = rule_of(classifier, rule)  # raises before minutes of work
     clock = _Clock()
-    with reading(source, sampling) as video, contextlib.ExitStack() as stack:
+    with reading(source) as video, contextlib.ExitStack() as stack:
         walk: Walk = iter
         if not isinstance(source, FrameSource):
             sha256 = sha256 or _sha256(source)
@@ -183,8 +183,7 @@ def score_video(
         )
         counters = counted.total()
         packages = {"fakeface-jax", classifier.backend.name, "opencv-python"}
-        if isinstance(video, FileSource):
-            packages.add(video.package)
+        packages |= {package} if (package := getattr(video, "package", "")) else set()
     walked = counters.read + counters.skipped + counters.dropped
     outcome = decide(records, spec, rule=rule, fps=media.fps, dropped=counters.dropped, walked=walked)
     return VideoReport(

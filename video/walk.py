@@ -178,13 +178,6 @@ class FileSource(abc.ABC):
         """How many frames between these times were not decoded as nobody needs them, since this was last asked."""
         return 0
 
-    def _saw_packet(self, count: int) -> None:  # noqa: B027
-        """Called while the file is read through, with how many packets there were so far; may refuse more."""
-
-    def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Where a frame of this shape is to be written; None for memory of its own. May refuse the frame."""
-        return None
-
     def _closed_early(self) -> OpenError:
         return OpenError(self.name, "was closed while its frames were being read", "read them first")
 

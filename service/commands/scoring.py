@@ -345,7 +345,7 @@ def _show_video(report: VideoReport) -> None:
     from video.render import annotate
 
     faces = {frame.index: frame.faces for frame in report.frames}
-    with open_video(report.input, sampling=report.sampling) as video:
+    with open_video(report.input) as video:
         for frame in video.frames(report.sampling):
             banner = f"{_answer(report)}  {frame.time:.2f} s"
             image = annotate(

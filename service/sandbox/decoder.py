@@ -220,11 +220,11 @@ class _Decoder:
         self._channel.send({"isolation": enforced})
 
     def _open(self, name: str, file: int, *, writable: Iterable[str] = ()) -> GuardedVideo:
-        from service.sandbox.guarded import open_guarded
+        from service.sandbox.guarded import GuardedVideo
 
         path = f"/proc/self/fd/{file}" if sys.platform == "linux" else f"/dev/fd/{file}"
         self._lock([path], writable=writable, cpu=self._limits.cpu_seconds)
-        self._video = open_guarded(path, name=name, limits=self._limits, alive=self._alive, place=self._place)
+        self._video = GuardedVideo(path, name=name, limits=self._limits, alive=self._alive, place=self._place)
         return self._video
 
     def _alive(self) -> None:

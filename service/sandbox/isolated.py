@@ -33,7 +33,7 @@ _Read = TypeVar("_Read")
 
 
 class IsolatedVideo:
-    """A `FrameSource` whose frames a child decodes; the same frames, times and counters as `VideoFile` gives.
+    """A `FrameSource` whose frames a child decodes; the same frames, times and counters as `PyAVFile` gives.
 
     Used by one thread; any other may `kill` it. Only one walk at a time: a new one ends the one before.
 
@@ -49,6 +49,8 @@ class IsolatedVideo:
     Raises:
         OpenError, DecodeError, LimitExceeded: as `VideoFile` does, and for limits and ends of the child.
     """
+
+    package = "av"
 
     def __init__(self, child: Child, file: int, name: str, limits: DecodeLimits, stop: Stop | None = None) -> None:
         self.name = name

@@ -157,9 +157,8 @@ class _File:
 
     def __init__(self, source: StreamSource) -> None:
         self._source = source
-        everything = Sampling(every=1)
-        self._video = open_video(source.place, sampling=everything)
-        self._frames: Iterator[Frame] = self._video.frames(everything)
+        self._video = open_video(source.place)
+        self._frames: Iterator[Frame] = self._video.frames(Sampling(every=1))
         self._dropped = 0
         self._next: Picture | None = None
 

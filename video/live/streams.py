@@ -23,7 +23,11 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+import numpy as np
+from jaxtyping import UInt8
+
 from fakeface_jax.errors import ConfigError
+from video.frame_source import are_same
 from video.live.captures import OpenCapture, Picture, StreamSource, open_capture
 from video.live.records import LiveFrame, Skip, State, StateChange, StreamCounters
 from video.live.settings import StreamConfig
@@ -93,6 +97,8 @@ class Stream:
         self._taken: set[int] = set()
         self._read = self._scored = self._decode_errors = 0
         self._skipped: collections.Counter[Skip] = collections.Counter()
+        self._newest: UInt8[np.ndarray, "h w 3"] | None = None
+        self._frozen = False
         self._attempts = self._connections = self._stalls = self._failures = 0
         self._lag: float | None = None
         self._first_at: float | None = None
@@ -142,6 +148,12 @@ class Stream:
         with self._changed:
             return None if self._first_at is None else self._clock.now() - self._first_at
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the picture that came last was the one before once more."""
+        with self._changed:
+            return self._frozen
+
     def changes(self) -> list[StateChange]:
         """The changes of state since the last call, in order."""
         with self._changed:
@@ -190,6 +202,7 @@ class Stream:
                 self._lag = self._clock.now() - frame.captured_at
             else:
                 self._skipped[Skip.NOT_SCORED] += 1
+                self._newest = None
 
     def close(self) -> None:
         """Ends it within a second; twice is no error. A picture that is being scored may still be done."""
@@ -336,14 +349,11 @@ class Stream:
                 self._retry_at = self._clock.now()
             self._changed.notify_all()
 
-    def deliver(self, generation: int, picture: Picture, *, repeated: bool = False) -> bool:
-        """A picture, when its time has come and there is room for it. Whether more are wanted.
-
-        Args:
-            generation: of the connection that it came from.
-            picture: RGB.
-            repeated: whether it is the one before once more, and need not be scored.
-        """
+    def deliver(self, generation: int, picture: Picture) -> bool:
+        """A picture, when its time has come and there is room for it. Whether more are wanted."""
+        # A feed that has frozen is no new evidence; nor is what OpenCV makes of interlaced video (video/frames.py).
+        newest = self._newest
+        repeated = self.source.kind != "file" and newest is not None and are_same(newest, picture.image)
         with self._changed:
             now = due = self._clock.now()
             if picture.time is not None:
@@ -365,6 +375,7 @@ class Stream:
                 self._live_at, self._connections = now, self._connections + 1
             if self._state is not State.LIVE:
                 self._enter(State.LIVE)
+            self._frozen = repeated
             if repeated:
                 self._skipped[Skip.REPEATED] += 1
                 return True
@@ -390,3 +401,4 @@ class Stream:
             self._waiting.clear()
             self._skipped[Skip.NEWER_FRAME] += 1
         self._waiting.append(frame)
+        self._newest = frame.image

@@ -11,10 +11,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import UInt8
-
-from video.frame_source import are_same
 from video.live.captures import Capture, ConnectionLost, DamagedPicture
 
 if TYPE_CHECKING:
@@ -63,7 +59,6 @@ class Reader:
     def __init__(self, stream: Stream, generation: int) -> None:
         self._stream, self._generation = stream, generation
         self._capture: Capture | None = None
-        self._before: UInt8[np.ndarray, "h w 3"] | None = None
 
     def step(self) -> bool:
         """Opens, or reads one picture; whether there is more to do."""
@@ -99,8 +94,4 @@ class Reader:
         if picture is None:
             self._stream.ended(self._generation)
             return False
-        # A feed that has frozen is no new evidence; nor is what OpenCV makes of interlaced video (`InterlacedVideo`).
-        before, self._before = self._before, picture.image
-        live = self._stream.source.kind != "file"
-        repeated = live and before is not None and are_same(before, picture.image)
-        return self._stream.deliver(self._generation, picture, repeated=repeated)
+        return self._stream.deliver(self._generation, picture)

@@ -114,7 +114,7 @@ def watch(
                     on_frame(frame)
             elif ended:
                 break
-            elif stream.state is not State.LIVE and stream.seconds is not None:
+            elif (stream.state is not State.LIVE or stream.is_frozen) and stream.seconds is not None:
                 yield from scorer.advance(stream.seconds)
             now = clock.now()
             if now >= due:

@@ -37,7 +37,7 @@ def make() -> Any:
         return {"frames": len(report.frames), "faces": faces, "parts": parts}
 
     def walk(sampling: Sampling) -> dict[str, Any]:
-        with open_video(clip, sampling=sampling) as video:
+        with open_video(clip) as video:
             return {"frames": sum(1 for _ in video.frames(sampling))}
 
     def opencv(step: int) -> dict[str, Any]:
