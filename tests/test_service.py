@@ -281,16 +281,12 @@ def test_the_report_is_that_of_the_command_line(client: httpx.Client) -> None:
     from running_service import shipped
 
     from fakeface_jax.detectors import create_detector
-    from video.frames import open_video
     from video.sampling import Sampling
-    from video.scoring import file_sha256, score_video
+    from video.scoring import score_video
 
     job = ended(client, send_video(client, frames="6", crops="false").json())
     report = client.get(f"/v1/jobs/{job['id']}/report").json()
-    with open_video(CLIP, "opencv") as source:  # as the service's decoders read it
-        scored = score_video(
-            shipped(), create_detector("centerface"), source, Sampling(frames=6), sha256=file_sha256(CLIP)
-        )
+    scored = score_video(shipped(), create_detector("centerface"), CLIP, Sampling(frames=6))
     direct = json.loads(json.dumps(scored.to_dict()))
     assert report["p_fake"] == pytest.approx(direct["p_fake"], abs=1e-4)
     for key in ("media", "sampling", "evidence", "model", "aggregation", "settings", "frames_read"):
