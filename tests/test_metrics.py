@@ -10,7 +10,7 @@ from fakeface_jax.decision import Calibration, VerdictBands, sigmoid
 from fakeface_jax.errors import ConfigError, DataError, OpenError
 from fakeface_jax.evaluation.metrics import evaluate
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.weighted import METRICS, point_metrics, verdict_masks, weighted_metrics
+from fakeface_jax.evaluation.weighted import METRICS, ece_by_chance, point_metrics, verdict_masks, weighted_metrics
 
 BANDS = VerdictBands(real_below=0.3, fake_from=0.7)
 
@@ -216,6 +216,19 @@ def test_a_share_of_zero_keeps_an_honest_interval():
     assert false_positives.high == pytest.approx(1 - 0.025 ** (1 / 20))  # 20 groups of reals
     assert overall.metrics["recall"].low == pytest.approx(0.025 ** (1 / 40))
     assert overall.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 60))
+
+
+def test_ece_of_scores_that_are_right():
+    generator = np.random.default_rng(0)
+    p_fake = generator.beta(0.6, 0.6, 500)
+    mean, high = ece_by_chance(p_fake)
+    again = [point_metrics((generator.random(500) < p_fake).astype(int), p_fake)["ece"] for _ in range(300)]
+    assert mean == pytest.approx(np.mean(again), rel=0.05)
+    assert high == pytest.approx(np.quantile(again, 0.95), rel=0.08)
+    assert mean < high
+    assert ece_by_chance(np.full(7, 0.99))[0] < 0.1  # all in one bin
+    assert ece_by_chance(np.zeros(5)) == (0.0, 0.0)
+    assert ece_by_chance(np.repeat(p_fake, 16))[0] == pytest.approx(mean / 4, rel=0.1)
 
 
 def test_ece_interval_holds_its_value():

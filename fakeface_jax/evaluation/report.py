@@ -24,7 +24,7 @@ from fakeface_jax.evaluation.html import Chapter, Drawing, FaceCard, Faces, html
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
 from fakeface_jax.evaluation.plots import plot_confusion, plot_det, plot_reliability, plot_roc, plot_score_histograms
 from fakeface_jax.evaluation.sections import ProtocolResult
-from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD
+from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD, ece_by_chance
 from fakeface_jax.labels import Label, Verdict
 from fakeface_jax.outputs import make_directory, whole_file
 
@@ -198,8 +198,11 @@ def _chapters(
         "metrics need both classes, intervals need several groups."
     )
     ranks = "TPR at an FPR is that of the best threshold on these very faces whose FPR does not exceed it."
+    p_fake = np.asarray(evaluation.calibration(evaluation.predictions.logits.astype(np.float64)))
+    mean, high = ece_by_chance(p_fake)
     scores = (
-        f"Log loss in nats. ECE in {BINS} equal-width bins of P(fake); few faces make it larger than it is. "
+        f"Log loss in nats. ECE in {BINS} equal-width bins of P(fake); few faces make it larger than it is: of all "
+        f"faces here, scores that are exactly right would have {mean:.3f}, and in 5 % of cases more than {high:.3f}. "
         "Of a source with one class all three say only how sure the scores are."
     )
     intervals = (

@@ -67,6 +67,29 @@ def point_metrics(labels: Integer[np.ndarray, " n"], p_fake: Float[np.ndarray, "
     return {name: _value(float(value[0])) for name, value in values.items()}
 
 
+def ece_by_chance(p_fake: Float[np.ndarray, " n"], *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """ECE of scores that are right: each face is fake with exactly its P(fake), and independent of the others.
+
+    Args:
+        p_fake: in [0, 1].
+        draws: of labels.
+        seed: of them.
+
+    Returns:
+        Mean and 95th percentile over the draws.
+    """
+    generator = np.random.default_rng(seed)
+    order = np.argsort(p_fake, kind="stable")
+    ranked = p_fake[order]
+    starts = np.unique(np.searchsorted(bin_index(ranked), np.arange(BINS)))
+    starts = starts[starts < len(ranked)]
+    found = [
+        np.abs(np.add.reduceat(ranked - (generator.random(len(ranked)) < ranked), starts)).sum() / len(ranked)
+        for _ in range(draws)
+    ]
+    return float(np.mean(found)), float(np.quantile(found, 0.95))
+
+
 def bin_index(p_fake: Float[np.ndarray, " n"], bins: int = BINS) -> Integer[np.ndarray, " n"]:
     """Which of `bins` equal-width bins of [0, 1] each score is in; 1 is in the last."""
     return np.minimum((p_fake * bins).astype(np.int64), bins - 1)
