@@ -143,7 +143,7 @@ def packets_at(path: Path) -> list[tuple[int, int]]:
         return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
 
 
-def _damage(path: Path, numbers: tuple[int, ...]) -> None:
+def damage(path: Path, numbers: tuple[int, ...]) -> None:
     """Overwrites packets, all but the few bytes that say how long they are."""
     data, packets = bytearray(path.read_bytes()), packets_at(path)
     for number in numbers:
@@ -312,7 +312,7 @@ CLIPS: dict[str, Clip] = {
     "cut-matroska": Clip(make=_then(_cut(0.6)), file="cut.mkv", certain=tuple(range(24)), cut=True),
     "cut-before-its-index": Clip(make=_then(_cut(0.9)), file="lost.mp4", errors=UNREADABLE),
     "damaged-h264": Clip(
-        make=_then(lambda path: _damage(path, (26, 27, 28))),
+        make=_then(lambda path: damage(path, (26, 27, 28))),
         file="damaged.mp4",
         certain=(*range(24), *range(36, COUNT)),
         seeks=None,
@@ -324,14 +324,14 @@ CLIPS: dict[str, Clip] = {
         seeks=None,
     ),
     "damaged-key-frame": Clip(
-        make=_then(lambda path: _damage(path, (24,))),
+        make=_then(lambda path: damage(path, (24,))),
         file="nokey.mp4",
         certain=(*range(21), *range(36, COUNT)),
         seeks=None,
         depends=True,
     ),
     "damaged-mjpeg": Clip(
-        make=_then(lambda path: _damage(path, (10, 11, 50)), codec="mjpeg", pix_fmt="yuvj420p", options={"q": "3"}),
+        make=_then(lambda path: damage(path, (10, 11, 50)), codec="mjpeg", pix_fmt="yuvj420p", options={"q": "3"}),
         file="damaged.avi",
         certain=tuple(n for n in range(COUNT) if n not in (10, 11, 50)),
     ),

@@ -4,16 +4,18 @@ Run it with `pytest tests/test_frame_sources.py -v -k contract` to see the table
 """
 
 import contextlib
+import gc
 import io
 import math
 import os
+import sys
 
 import av
 import numpy as np
 import pytest
-from clips import CLIPS, COUNT, FIELDS, RATE, X264, Clip, encode, is_upright, number_of
+from clips import CLIPS, COUNT, FIELDS, RATE, X264, Clip, damage, encode, is_upright, number_of, packets_at
 
-from fakeface_jax.errors import ConfigError, DecodeError, MediaError, OpenError
+from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
 from video import walk
 from video.frames import Frame, FrameSource, VideoFile, open_video
 from video.h264 import UnitReader
@@ -242,6 +244,83 @@ def test_frames_that_are_shown_in_another_order_than_they_are_coded_in(tmp_path,
         assert [frame.time for frame in frames] == pytest.approx([n / RATE for n in range(COUNT)], abs=1e-6)
         assert (video.counters.read, video.counters.dropped) == (COUNT, 0)
         assert same(list(video.frames(Sampling(every=7))), frames[::7])
+
+
+@pytest.mark.parametrize("number", [52, 57, 58, 59])
+def test_what_comes_behind_a_damaged_packet_at_the_end(tmp_path, number):
+    """Threads that decode several frames at once hand out nothing behind it."""
+    path = tmp_path / "end.mp4"
+    encode(path)
+    damage(path, (number,))
+    with open_video(path) as video:
+        frames = list(video.frames(Sampling(every=1)))
+        assert (video.counters.read, video.counters.dropped) == (COUNT - 1, 1)
+        assert sum(number_of(frame.image) == frame.index for frame in frames) >= COUNT - 2
+        assert [frame.index for frame in video.frames(Sampling(every=1))] == [frame.index for frame in frames]
+
+
+def test_flipped_bits_hide_no_frame(tmp_path):
+    """Which frames a decoder marks as damaged depends on its threads; they are shown, with the damage covered up."""
+    path = tmp_path / "flipped.mp4"
+    encode(path)
+    data, generator = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for at, length in packets_at(path)[13:50:3]:
+        data[at + int(generator.integers(length // 2, length))] ^= 4
+    path.write_bytes(data)
+    for _ in range(3):
+        with open_video(path) as video:
+            assert [frame.index for frame in video.frames(Sampling(every=1))] == list(range(COUNT))
+
+
+@pytest.mark.parametrize("file", ["one.h264", "one.avi", "one.mkv"])
+def test_one_frame_is_shown_at_once(tmp_path, file):
+    encode(tmp_path / file, count=1)
+    with open_video(tmp_path / file) as video:
+        assert [(frame.index, frame.time) for frame in video.frames(Sampling(every=1))] == [(0, 0.0)]
+
+
+def test_a_video_that_grows_too_large(tmp_path, monkeypatch):
+    small, path = tmp_path / "small.h264", tmp_path / "grows.h264"
+    encode(small, count=5)
+    encode(path, count=5, size=(256, 192))
+    path.write_bytes(small.read_bytes() + path.read_bytes())
+    with open_video(path) as video:
+        assert [frame.image.shape for frame in video.frames(Sampling(every=1))] == 5 * [(96, 128, 3)] + 5 * [
+            (192, 256, 3)
+        ]
+        monkeypatch.setattr(walk, "MAX_PIXELS", 20_000)
+        with pytest.raises(LimitExceeded, match="256 x 192 pixels"):
+            list(video.frames(Sampling(every=1)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_closing_frees_the_decoder_at_once(clip_path):
+    def threads():
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+    gc.collect()
+    before = threads()
+    gc.disable()
+    try:
+        for _ in range(3):
+            video = open_video(clip_path("constant-rate"))
+            next(video.frames(Sampling(every=1)))
+            assert threads() > before
+            video.close()
+            del video
+            assert threads() <= before
+    finally:
+        gc.enable()
+
+
+def test_closed_in_the_middle_of_a_walk(clip_path):
+    for sampling in (Sampling(every=1), Sampling(frames=2)):
+        video = open_video(clip_path("constant-rate"))
+        frames = video.frames(sampling)
+        next(frames)
+        video.close()
+        with pytest.raises(OpenError, match="was closed while its frames were being read"):
+            next(frames)
 
 
 def test_one_field_has_the_colours_of_the_whole(tmp_path):

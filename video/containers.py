@@ -69,7 +69,7 @@ def check_bytes_are_video(file: BinaryFile, name: str) -> bytes:
         head = file.read(_HEAD)
         _check(head, name, file)
         file.seek(0)
-    except (OSError, ValueError, AttributeError) as error:  # ValueError: closed
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # ValueError: closed; TypeError: text
         raise OpenError(name, f"a stream that cannot be read and rewound: {error}", "give its bytes") from error
     return head
 

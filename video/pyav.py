@@ -17,10 +17,11 @@ import itertools
 import math
 import os
 import struct
+import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import cv2
@@ -65,6 +66,9 @@ class PyAVFile(FileSource):
     def __init__(self, source: str | os.PathLike[str] | bytes | BinaryFile, *, name: str | None = None) -> None:
         self.path: Path | None = None
         self._container: Any = None
+        self._stream: Any
+        self._frame: Any
+        self._fields: Any
         self._failed_reads = 0
         # Always through an open file: of a name, FFmpeg would expand "%03d" and take "http:..." for an address.
         if isinstance(source, str | os.PathLike):
@@ -87,18 +91,25 @@ class PyAVFile(FileSource):
 
     def close(self) -> None:
         """Frees the decoder; twice is no error."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        self._release()
         if self.path is not None:
             self._file.close()
 
+    def _release(self) -> None:
+        """Lets go of all that holds the decoder, whose threads and frames would stay until garbage is collected."""
+        if self._container is not None:
+            self._container.close()
+        self._container = self._stream = self._frame = self._fields = None
+        self._packets_left: Iterator[Any] = iter(())
+        self._decoded: collections.deque[Any] = collections.deque()
+
     def _describe_stream(self) -> None:
-        context, rate = self._stream.codec_context, self._stream.average_rate
+        context = self._stream.codec_context
+        rates = (self._stream.average_rate, self._stream.guessed_rate)
         turned = _quarter_turns(context.coded_side_data.get("display_matrix")) % 2
         self.width, self.height = (context.width, context.height)[:: -1 if turned else 1]
         self._check_size()
-        self.fps = float(rate) if rate and 0 < rate <= 1000 else None
+        self.fps = next((float(rate) for rate in rates if rate and 0 < rate <= 1000), None)
         length = self._container.duration
         estimate = int(length / av.time_base * self.fps + 0.5) if length and self.fps else 0
         self.frame_count_stated = self._stream.frames or (estimate if estimate > 0 else None)
@@ -134,8 +145,15 @@ class PyAVFile(FileSource):
         return None
 
     def _restart(self) -> None:
-        if self._container is not None:
-            self._container.close()
+        self._open("AUTO")
+
+    def _open(self, threads: Literal["AUTO", "SLICE"]) -> None:
+        """Makes the first frame the next to be grabbed.
+
+        Args:
+            threads: AUTO, which is faster, decodes several frames at once.
+        """
+        self._release()
         if self.path is not None and self._file.closed:
             self._file = self.path.open("rb")
         try:
@@ -148,14 +166,13 @@ class PyAVFile(FileSource):
         self._stream = self._container.streams.video[0]
         if self._stream.codec_context is None:
             raise OpenError(self.name, "a kind of video that this FFmpeg cannot decode", "convert it to MP4")
-        self._stream.thread_type = "AUTO"
+        self._stream.thread_type = threads
         self._fields, self._reformatter = _Fields(self._stream), VideoReformatter()
         self._kept: frozenset[float] | None = None
         self._not_given: list[float] = []
         self._failed_reads = 0
         self._packets_left = self._demux()
-        self._decoded: collections.deque[Any] = collections.deque()
-        self._frame: Any = None
+        self._last = self._after = -math.inf
 
     def _unreadable(self) -> OpenError:
         return OpenError(
@@ -183,6 +200,8 @@ class PyAVFile(FileSource):
         while not self._decoded:
             packet: Any = next(self._packets_left, self)
             if packet is self:
+                if self._threads_lost_the_end():
+                    continue
                 return False
             if self._kept is not None and packet is not None and packet.size:
                 stamp = _seconds(packet, self._stream)
@@ -190,16 +209,36 @@ class PyAVFile(FileSource):
                     self._not_given.append(stamp)
                     continue
             try:
-                self._decoded.extend(self._stream.codec_context.decode(packet))
+                frames = self._stream.codec_context.decode(packet)
             except (av.FFmpegError, EOFError):
                 return False
+            self._decoded.extend(frame for frame in frames if not _seconds(frame, self._stream) <= self._after)
         self._frame = self._decoded.popleft()
-        return not self._frame.is_corrupt
+        self._last = max(self._last, self._stamp())  # not a number leaves it as it is
+        # Damage that the decoder has covered up is shown, as OpenCV does: which frames it marks depends on its threads.
+        # Where some were not decoded it is a reason to decode them all.
+        return self._kept is None or not self._frame.is_corrupt
+
+    def _threads_lost_the_end(self) -> bool:
+        """Whether the last frames come after all, without threads that decode several at once.
+
+        Those hand out nothing behind a damaged packet when no more packets come to push it out.
+        """
+        packets, last = self._packets, self._last
+        if self._after > -math.inf or self._kept is not None or not packets.ordered or last >= packets.stamps[-1]:
+            return False
+        self._open("SLICE")
+        rank = packets.rank(last)
+        if rank and self._can_seek:
+            self._seek(rank)
+        self._after = max(last, -sys.float_info.max)
+        return True
 
     def _stamp(self) -> float:
         return _seconds(self._frame, self._stream)
 
     def _retrieve(self) -> UInt8[np.ndarray, "h w 3"] | None:
+        self._check_pixels(self._frame.width, self._frame.height)  # videos may change their size midway
         try:
             frame = self._fields.upper(self._frame) if self._frame.interlaced_frame else self._frame
             # Through BGR, by the filter that OpenCV uses: 10-bit video would differ by a step or two otherwise.
@@ -230,6 +269,8 @@ class PyAVFile(FileSource):
         return self._packets.key_before(rank)
 
     def _seek(self, rank: int) -> None:
+        if self._container is None:
+            raise self._closed_early()
         key = float(self._packets.stamps[self._packets.key_before(rank)])
         ticks = round(key / float(self._stream.time_base))
         with contextlib.suppress(av.FFmpegError, OSError):  # wherever it stands then, its timestamps will tell

@@ -182,18 +182,18 @@ class FileSource(abc.ABC):
         return OpenError(self.name, "was closed while its frames were being read", "read them first")
 
     def _check_size(self) -> None:
-        if self.width * self.height > MAX_PIXELS:
-            raise LimitExceeded(
-                self.name,
-                f"{self.width} x {self.height} pixels, more than {MAX_PIXELS // 10**6} megapixels",
-                "make it smaller",
-            )
+        self._check_pixels(self.width, self.height)
         if min(self.width, self.height) <= 0:
             raise OpenError(self.name, "a kind of video that this FFmpeg cannot decode", "convert it to MP4")
         if min(self.width, self.height) < MIN_SIDE:
             raise LimitExceeded(
                 self.name, f"{self.width} x {self.height} pixels, too small to hold a face", "use a larger video"
             )
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS:
+            problem = f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels"
+            raise LimitExceeded(self.name, problem, "make it smaller")
 
     def _walk(self, sampling: Sampling, choose: Chooser | None = None) -> Iterator[Frame]:
         self._counters = FrameCounters()
@@ -351,7 +351,8 @@ class _Cursor:
                 break
             # Behind damage, decoders hand out frames that were due before those that came out already: too late.
         if source._origin is None:
-            source._origin, source._hidden = stamp, max(0, rank - index) if rank is not None else 0
+            source._origin = packets.first if math.isnan(stamp) else stamp
+            source._hidden = max(0, rank - index) if rank is not None else 0
         if rank is None or rank - source._hidden <= self.index:
             self._may_seek = False
         else:
@@ -399,7 +400,7 @@ class _Cursor:
             return index * period
         # A clock that jumps back (joined recordings) would undo the order of the frames.
         time = stamp - (source._origin or 0.0)
-        return time if time > self.time else self.time + period
+        return time if time > self.time else max(self.time + period, 0.0)
 
 
 def _due_positions(choose: Chooser, times: Float64[np.ndarray, " n"]) -> list[int]:

@@ -62,14 +62,10 @@ class GuardedVideo(PyAVFile):
         self._tell_alive()
 
     def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
-        self._check_pixels(shape[1], shape[0])
         return self._place(shape)
 
-    def _check_size(self) -> None:
-        super()._check_size()
-        self._check_pixels(self.width, self.height)
-
     def _check_pixels(self, width: int, height: int) -> None:
+        super()._check_pixels(width, height)
         most = self._limits.max_pixels
         if width * height > most:
             raise LimitExceeded(
