@@ -8,12 +8,28 @@ import gc
 import io
 import math
 import os
+import struct
 import sys
+import types
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from clips import CLIPS, COUNT, FIELDS, RATE, X264, Clip, damage, encode, is_upright, number_of, packets_at
+from clips import (
+    CLIPS,
+    COUNT,
+    FIELDS,
+    RATE,
+    X264,
+    Clip,
+    damage,
+    encode,
+    is_upright,
+    number_of,
+    numbered_picture,
+    packets_at,
+)
 
 from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
 from video import walk
@@ -244,6 +260,56 @@ def test_frames_that_are_shown_in_another_order_than_they_are_coded_in(tmp_path,
         assert [frame.time for frame in frames] == pytest.approx([n / RATE for n in range(COUNT)], abs=1e-6)
         assert (video.counters.read, video.counters.dropped) == (COUNT, 0)
         assert same(list(video.frames(Sampling(every=7))), frames[::7])
+
+
+def test_an_avi_with_a_gap_keeps_its_times(tmp_path):
+    path = tmp_path / "gap.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options=X264)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(number), "rgb24")
+            frame.pts, frame.time_base = number + 50 * (number >= 20), Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with open_video(path) as video:
+        frames = list(video.frames(Sampling(every=1)))
+        assert [number_of(frame.image) for frame in frames] == list(range(40))
+        # The gap lies where it was coded: within the frames that are decoded ahead.
+        assert frames[10].time == pytest.approx(10 / RATE)
+        assert frames[30].time == pytest.approx(80 / RATE)
+        assert video.duration == pytest.approx(90 / RATE)
+
+
+def test_raw_video_that_is_stored_upside_down(tmp_path):
+    path = tmp_path / "raw.avi"
+    encode(path, "rawvideo", pix_fmt="bgr24", options={}, count=5)
+    with open_video(path) as video:
+        frames = [frame.image for frame in video.frames(Sampling(every=1))]
+    assert [number_of(image) for image in frames] == [0, 1, 2, 3, 4]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strf") + 16  # the height in its BITMAPINFOHEADER: negative for lines from the top down
+    (height,) = struct.unpack_from("<i", data, at)
+    assert height == -96
+    struct.pack_into("<i", data, at, -height)
+    path.write_bytes(data)
+    with open_video(path) as video:
+        turned = [frame.image for frame in video.frames(Sampling(every=1))]
+    assert all(np.array_equal(one, other[::-1]) for one, other in zip(turned, frames, strict=True))
+
+
+def test_no_memory_is_no_damage(clip_path, monkeypatch):
+    def decode(packet):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+
+    assert issubclass(av.error.MemoryError, av.FFmpegError)
+    with open_video(clip_path("constant-rate")) as video:
+        video._restart()
+        stream, video._packets_left = video._stream, iter([next(video._packets_left)])
+        video._stream = types.SimpleNamespace(codec_context=types.SimpleNamespace(decode=decode), time_base=1)
+        with pytest.raises(MemoryError):
+            video._grab()
+        video._stream = stream
 
 
 @pytest.mark.parametrize("number", [52, 57, 58, 59])

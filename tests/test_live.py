@@ -19,7 +19,7 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import CropSpec, Face, crop_face
 from fakeface_jax.labels import Verdict
 from video.live.captures import ConnectionLost, DamagedPicture, Picture
-from video.live.records import LiveFrame, State, StateChange
+from video.live.records import LiveFrame, Skip, State, StateChange
 from video.live.scorer import LiveScorer, SteadyVerdict, VerdictChange
 from video.live.settings import LiveConfig
 from video.live.watch import Status, watch
@@ -194,7 +194,7 @@ def test_no_face_is_its_own_verdict_and_so_is_no_picture():
     assert bench.classifier.calls == 0
     changes = [change for second in range(10) for change in bench.scorer.advance(bench.time + second)]
     assert of_stream(changes) == [(Verdict.NO_FACE, Verdict.INCONCLUSIVE)]
-    assert "no picture for" in bench.scorer.reason
+    assert "no new picture for" in bench.scorer.reason
 
 
 def test_thresholds_for_videos_are_used_where_the_model_has_them():
@@ -279,6 +279,21 @@ def test_watching_tells_each_second_and_every_change():
     assert statuses[5].to_dict()["people"][0]["number"] == 1
     assert statuses[5].read_fps == pytest.approx(10, rel=0.15)
     json.dumps([event.to_dict() for event in events], allow_nan=False)
+
+
+def test_the_verdict_of_a_feed_that_has_frozen_expires():
+    run = Simulation(stall_after=2.0)
+    driver = Driver(run, fail=lambda step: Picture(image=NOISE.copy()) if step > 100 else None)
+    bench = Bench(LEFT)
+    bench.classifier.at = {LEFT: 4.0}
+    events = list(watch(run.stream, bench.scorer, seconds=25.0, clock=driver.clock))
+    statuses = [event for event in events if isinstance(event, Status)]
+    assert {status.verdict for status in statuses[5:10]} == {Verdict.FAKE}
+    assert [event.state for event in events if isinstance(event, StateChange)][:2] == [State.CONNECTING, State.LIVE]
+    last = statuses[-2]
+    assert (last.state, last.verdict, last.people) == (State.LIVE, Verdict.INCONCLUSIVE, ())
+    assert last.reason.startswith("no new picture for")
+    assert last.counters.skipped[Skip.REPEATED] > 100
 
 
 def test_a_request_to_stop_is_heeded_and_a_failure_counts_its_picture():

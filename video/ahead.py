@@ -1,7 +1,7 @@
 """Decoding goes on while the frames before are looked at: two cores, two kinds of work.
 
 Example:
-    >>> with VideoFile("clip.mp4") as video:
+    >>> with open_video("clip.mp4") as video:
     ...     for frame in decode_ahead(video.frames(Sampling(fps=2.0))):
     ...         detector.detect(frame.image)
 """

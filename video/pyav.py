@@ -128,10 +128,10 @@ class PyAVFile(FileSource):
             keys.append(packet.is_keyframe)
             self._saw_packet(len(stamps))
         # An AVI says when frames are decoded, and no more. Of H.264 that shows them in another order FFmpeg makes times
-        # of showing that are in the order of decoding: they name no frame.
-        reordered = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
-        if reordered and all(before < after for before, after in itertools.pairwise(stamps)):
-            stamps = array("d", [math.nan]) * len(stamps)
+        # of showing that are in the order of decoding: the times are right, and name other frames.
+        reorders = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        self._by_count = bool(reorders) and all(before < after for before, after in itertools.pairwise(stamps))
+        self._ends_at = max(stamps, default=math.inf)
         return PacketIndex.of(stamps, keys, starts_at_zero=not stamps or not stamps[0] > 0, lost=lost)
 
     def _saw_packet(self, count: int) -> None:
@@ -173,6 +173,7 @@ class PyAVFile(FileSource):
         self._failed_reads = 0
         self._packets_left = self._demux()
         self._last = self._after = -math.inf
+        self._shown = -1
 
     def _unreadable(self) -> OpenError:
         return OpenError(
@@ -189,6 +190,8 @@ class PyAVFile(FileSource):
                     self._alive()
                     yield packet
                 return
+            except MemoryError:  # PyAV's is an FFmpegError, too
+                raise
             except (av.FFmpegError, OSError):
                 failed += 1
                 self._failed_reads += 1
@@ -210,10 +213,13 @@ class PyAVFile(FileSource):
                     continue
             try:
                 frames = self._stream.codec_context.decode(packet)
+            except MemoryError:
+                raise
             except (av.FFmpegError, EOFError):
                 return False
             self._decoded.extend(frame for frame in frames if not _seconds(frame, self._stream) <= self._after)
         self._frame = self._decoded.popleft()
+        self._shown += 1
         self._last = max(self._last, self._stamp())  # not a number leaves it as it is
         # Damage that the decoder has covered up is shown, as OpenCV does: which frames it marks depends on its threads.
         # Where some were not decoded it is a reason to decode them all.
@@ -225,7 +231,9 @@ class PyAVFile(FileSource):
         Those hand out nothing behind a damaged packet when no more packets come to push it out.
         """
         packets, last = self._packets, self._last
-        if self._after > -math.inf or self._kept is not None or not packets.ordered or last >= packets.stamps[-1]:
+        if self._after > -math.inf:
+            self._ends_at = last  # what was expected behind it never comes
+        if self._kept is not None or self._by_count or not packets.ordered or last >= self._ends_at:
             return False
         self._open("SLICE")
         rank = packets.rank(last)
@@ -235,6 +243,8 @@ class PyAVFile(FileSource):
         return True
 
     def _stamp(self) -> float:
+        if self._by_count:
+            return float(self._packets.stamps[min(self._shown, self._packets.count - 1)])
         return _seconds(self._frame, self._stream)
 
     def _retrieve(self) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -245,18 +255,23 @@ class PyAVFile(FileSource):
             bgr = self._reformatter.reformat(
                 frame, self._frame.width, self._frame.height, "bgr24", interpolation=Interpolation.BICUBIC
             )
+        except MemoryError:
+            raise
         except (av.FFmpegError, ValueError):
             return None
         plane = bgr.planes[0]
-        # In place: a copy of each frame would cost a twentieth of the time that decoding takes.
-        picture = np.ndarray((bgr.height, bgr.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        if plane.line_size > 0:
+            # In place: a copy of each frame would cost a twentieth of the time that decoding takes.
+            picture = np.ndarray((bgr.height, bgr.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        else:  # stored upside down
+            picture = bgr.to_ndarray()
         turns = round(self._frame.rotation / 90)
         upright = np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
         return cv2.cvtColor(upright, cv2.COLOR_BGR2RGB, dst=self._room(upright.shape))
 
     def _keep(self, stamps: Iterable[float]) -> bool:
         context = self._stream.codec_context
-        if context.name == "h264":
+        if context.name == "h264" and not self._by_count:
             self._kept, self._units = frozenset(stamps), UnitReader.of(context.extradata)
         return self._kept is not None
 

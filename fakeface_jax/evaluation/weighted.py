@@ -78,6 +78,8 @@ def ece_by_chance(p_fake: Float[np.ndarray, " n"], *, draws: int = 1000, seed: i
     Returns:
         Mean and 95th percentile over the draws.
     """
+    if not len(p_fake):
+        return 0.0, 0.0
     generator = np.random.default_rng(seed)
     order = np.argsort(p_fake, kind="stable")
     ranked = p_fake[order]

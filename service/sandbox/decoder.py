@@ -228,7 +228,7 @@ class _Decoder:
         return self._video
 
     def _alive(self) -> None:
-        """Called for every packet and frame: shows the parent that there is progress, and ends a walk it gave up."""
+        """Called for every packet: shows the parent that there is progress, and ends a walk it gave up."""
         self._done += 1
         now = time.monotonic()
         if now - self._beaten >= _BEAT:

@@ -31,7 +31,7 @@ class Skip(enum.StrEnum):
     NEWER_FRAME = "newer_frame"
     QUEUE_FULL = "queue_full"
     LATE = "late"  # from a read that had been given up
-    REPEATED = "repeated"  # the same as the one before, to the pixel
+    REPEATED = "repeated"  # the newest one once more, to the pixel
     NOT_SCORED = "not_scored"  # taken, and given back
     CLOSED = "closed"  # left over at the end
 

@@ -317,7 +317,7 @@ class LiveScorer:
         if self._began is None:
             return Verdict.INCONCLUSIVE
         if time - self._last > self.config.window:
-            self.reason = f"no picture for {time - self._last:.0f} s"
+            self.reason = f"no new picture for {time - self._last:.0f} s"
             return Verdict.INCONCLUSIVE
         if candidates:
             _, _, verdict, status = max(candidates, key=lambda one: one[:2])

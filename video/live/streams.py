@@ -150,7 +150,7 @@ class Stream:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the picture that came last was the one before once more."""
+        """Whether what came last, live, was the newest picture once more."""
         with self._changed:
             return self._frozen
 
@@ -375,7 +375,7 @@ class Stream:
                 self._live_at, self._connections = now, self._connections + 1
             if self._state is not State.LIVE:
                 self._enter(State.LIVE)
-            self._frozen = repeated
+            self._frozen = repeated and picture.time is None
             if repeated:
                 self._skipped[Skip.REPEATED] += 1
                 return True
