@@ -84,6 +84,7 @@ class PyAVFile(FileSource):
             self._edited_out = edited_out(self._file) if self._counts_exactly else 0.0
             self._restart()
             self._describe_stream()
+            self._restart()  # describing it may have decoded
             self._describe(self._read_packets())
         except BaseException:
             self.close()
@@ -106,13 +107,24 @@ class PyAVFile(FileSource):
     def _describe_stream(self) -> None:
         context = self._stream.codec_context
         rates = (self._stream.average_rate, self._stream.guessed_rate)
-        turned = _quarter_turns(context.coded_side_data.get("display_matrix")) % 2
-        self.width, self.height = (context.width, context.height)[:: -1 if turned else 1]
+        self.width, self.height = context.width, context.height
         self._check_size()
+        if self._quarter_turns() % 2:
+            self.width, self.height = self.height, self.width
         self.fps = next((float(rate) for rate in rates if rate and 0 < rate <= 1000), None)
         length = self._container.duration
         estimate = int(length / av.time_base * self.fps + 0.5) if length and self.fps else 0
         self.frame_count_stated = self._stream.frames or (estimate if estimate > 0 else None)
+
+    def _quarter_turns(self) -> int:
+        """Counterclockwise, that make the stored pictures upright."""
+        sides = getattr(self._stream.codec_context, "coded_side_data", None)
+        if sides is not None:
+            return _quarter_turns(sides.get("display_matrix"))
+        # PyAV before 19, which Python 3.11 has: only frames say it.
+        with contextlib.suppress(av.FFmpegError, StopIteration):
+            return round(next(self._container.decode(self._stream)).rotation / 90)
+        return 0
 
     def _read_packets(self) -> PacketIndex:
         """Reads the file through without decoding."""
