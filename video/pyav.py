@@ -84,7 +84,6 @@ class PyAVFile(FileSource):
             self._edited_out = edited_out(self._file) if self._counts_exactly else 0.0
             self._restart()
             self._describe_stream()
-            self._restart()  # describing it may have decoded
             self._describe(self._read_packets())
         except BaseException:
             self.close()
@@ -122,9 +121,11 @@ class PyAVFile(FileSource):
         if sides is not None:
             return _quarter_turns(sides.get("display_matrix"))
         # PyAV before 19, which Python 3.11 has: only frames say it.
+        turns = 0
         with contextlib.suppress(av.FFmpegError, StopIteration):
-            return round(next(self._container.decode(self._stream)).rotation / 90)
-        return 0
+            turns = round(next(self._container.decode(self._stream)).rotation / 90)
+        self._restart()
+        return turns
 
     def _read_packets(self) -> PacketIndex:
         """Reads the file through without decoding."""
