@@ -116,7 +116,7 @@ def encode(
                 picture[1::2] = numbered_picture(2**BITS - 1 - number, *size)[1::2]
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts = start + (number if times is None else round(times[number] * 1000))
-            frame.time_base = stream.codec_context.time_base
+            frame.time_base = Fraction(1, RATE) if times is None else Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -264,7 +264,7 @@ CLIPS: dict[str, Clip] = {
         seeks=True,
     ),
     "av1": Clip(
-        make=_made_apart("libsvtav1", options={"g": "12", "preset": "12", "svtav1-params": "lp=1"}),
+        make=_made_apart("libsvtav1", options={"g": "12", "preset": "12", "crf": "15", "svtav1-params": "lp=1"}),
         file="av1.mp4",
         seeks=True,
     ),
