@@ -69,6 +69,7 @@ class PyAVFile(FileSource):
         self._stream: Any
         self._frame: Any
         self._fields: Any
+        self._reformatter: Any
         self._failed_reads = 0
         # Always through an open file: of a name, FFmpeg would expand "%03d" and take "http:..." for an address.
         if isinstance(source, str | os.PathLike):
@@ -99,7 +100,7 @@ class PyAVFile(FileSource):
         """Lets go of all that holds the decoder, whose threads and frames would stay until garbage is collected."""
         if self._container is not None:
             self._container.close()
-        self._container = self._stream = self._frame = self._fields = None
+        self._container = self._stream = self._frame = self._fields = self._reformatter = None
         self._packets_left: Iterator[Any] = iter(())
         self._decoded: collections.deque[Any] = collections.deque()
 
@@ -154,7 +155,7 @@ class PyAVFile(FileSource):
         """Called for every packet that is read."""
 
     def _room(self, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Where a frame of this shape is to be written; None for memory of its own. May refuse the frame."""
+        """Where a frame of this shape is to be written; None for memory of its own."""
         return None
 
     def _restart(self) -> None:

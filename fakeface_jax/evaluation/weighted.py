@@ -81,8 +81,7 @@ def ece_by_chance(p_fake: Float[np.ndarray, " n"], *, draws: int = 1000, seed: i
     if not len(p_fake):
         return 0.0, 0.0
     generator = np.random.default_rng(seed)
-    order = np.argsort(p_fake, kind="stable")
-    ranked = p_fake[order]
+    ranked = np.sort(p_fake)
     starts = np.unique(np.searchsorted(bin_index(ranked), np.arange(BINS)))
     starts = starts[starts < len(ranked)]
     found = [
