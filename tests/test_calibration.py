@@ -5,12 +5,12 @@ from scipy.stats import binomtest
 from fakeface_jax.decision import OperatingPoint, sigmoid
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.calibration import (
+    balanced_weights,
     choose_bands,
     choose_operating_points,
     clopper_pearson,
     fit_calibration,
     log_losses,
-    source_balanced_weights,
 )
 
 
@@ -95,7 +95,7 @@ def test_weights_balance_sources():
     big, big_logits = synthetic(rng, 4000, 1.0, 2.0)
     small, small_logits = synthetic(rng, 400, 1.0, -2.0)
     labels, logits = np.concatenate([big, small]), np.concatenate([big_logits, small_logits])
-    weights = source_balanced_weights(np.array(["big"] * 4000 + ["small"] * 400))
+    weights = balanced_weights(labels, np.array(["big"] * 4000 + ["small"] * 400))
     assert weights[:4000].sum() == pytest.approx(weights[4000:].sum())
     assert weights.mean() == pytest.approx(1.0)
     plain, balanced = fit_calibration(labels, logits), fit_calibration(labels, logits, weights=weights)
@@ -103,6 +103,21 @@ def test_weights_balance_sources():
     assert abs(balanced.bias) < 0.5
     scaled = fit_calibration(labels, logits, weights=7.0 * weights)
     assert scaled.bias == pytest.approx(balanced.bias)
+
+
+def test_a_source_of_fakes_alone_does_not_make_fakes_likelier():
+    rng = np.random.default_rng(6)
+    labels, logits = synthetic(rng, 4000, 1.0, 0.0)
+    sources = np.array(["both"] * 4000 + ["fakes"] * 1000)
+    labels, logits = np.append(labels, np.ones(1000, np.int64)), np.append(logits, rng.normal(1.5, 1.0, 1000))
+    weights = balanced_weights(labels, sources)
+    fake = labels == 1
+    assert weights[fake].sum() == pytest.approx(weights[~fake].sum())
+    assert weights[sources == "fakes"].sum() == pytest.approx(weights[fake].sum() / 2)
+    assert weights.mean() == pytest.approx(1.0)
+    calibration = fit_calibration(labels, logits, weights=weights)
+    p_fake = calibration(logits)
+    assert weights @ p_fake / weights.sum() == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +220,7 @@ def test_weighted_operating_points_keep_the_weighted_rate():
     labels = rng.integers(0, 2, 1000)
     # The small source's reals look fake.
     p_fake = sigmoid(rng.normal(0, 1, 1000) + 2 * labels + np.where(sources == "small", 2.0, 0.0))
-    weights = source_balanced_weights(sources)
+    weights = balanced_weights(labels, sources)
     plain, balanced = (choose_operating_points(labels, p_fake, weights=value)[1] for value in (None, weights))
     real = labels == 0
     wrong = weights[real & (p_fake >= balanced.threshold)].sum()

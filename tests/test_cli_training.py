@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fakeface_jax.bundle import load_bundle
 from fakeface_jax.training import loop
 from service.cli import main
 from service.commands import training
@@ -103,6 +104,21 @@ def test_evaluate_writes_report_and_card(trained, data, tmp_path, capsys):
     # The bundle is still whole.
     picture = next((data.parent / "faces" / "test" / "real").iterdir())
     assert main(["classify", str(picture), "--whole-image", "--model", str(trained / "bundle")]) == 0
+
+
+def test_a_bundle_tells_what_it_started_from(trained, data, tmp_path, capsys):
+    first, output = load_bundle(trained / "bundle"), tmp_path / "second"
+    assert main(words(data, output, "--init-from", str(trained / "bundle"), "--seed", "1", epochs=1)) == 0
+    second = load_bundle(output / "bundle")
+    assert "start" not in first.spec.provenance
+    assert second.spec.provenance["start"] == {"name": "first", "id": first.id, "provenance": first.spec.provenance}
+    card = (output / "bundle" / "README.md").read_text(encoding="utf-8")
+    after = card.partition(f"### Before that: first, bundle `{first.id[:12]}`")[2]
+    assert '"seed": 1' in card.removesuffix(after)
+    assert '"seed": 0' in after
+    # Thresholds of videos are written into the card later; the training of the start stays what it is.
+    assert card.count("## Videos") == 1
+    assert card.count("## Training") == 1
 
 
 def test_dry_run_writes_nothing(data, tmp_path, capsys):

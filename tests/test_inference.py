@@ -78,11 +78,21 @@ def evaluate(data, output, *words):
 
 
 def test_protocols_are_sections_of_the_report(data, whole_bundle, tmp_path, capsys):
-    words = ["--bundle", whole_bundle, "--baseline", "--protocol", "within", "robustness", "reals-only", "face-size"]
+    words = [
+        "--bundle",
+        whole_bundle,
+        "--baseline",
+        "--protocol",
+        "within",
+        "robustness",
+        "reals-only",
+        "face-size",
+        "by-method",
+    ]
     assert evaluate(data, tmp_path, *words) == 0
     out = capsys.readouterr().out
     report, metrics = (tmp_path / "report.md").read_text(), (tmp_path / "metrics.json").read_text()
-    for title in ("Beside spectrum", "Robustness", "Real faces alone", "Face size"):
+    for title in ("Beside spectrum", "Robustness", "Real faces alone", "Face size", "Kinds of fakes"):
         assert title in out
         assert title in report
         assert title in metrics

@@ -179,6 +179,46 @@ def test_face_size_bins():
     assert "–" in result.table()
 
 
+def test_kinds_of_fakes_against_all_reals():
+    model, other = scorer(), scorer("spectrum", gap=0.5)
+    result = protocols.by_method([model.scored("test"), other.scored("test")], resamples=20)
+    check_form(result)
+    assert [(row.names["source"], row.names["method"], row.names["model"]) for row in result.rows] == [
+        ("a", "swap", "net"),
+        ("a", "swap", "spectrum"),
+        ("b", "swap", "net"),
+        ("b", "swap", "spectrum"),
+    ]
+    assert [(row.counts["reals"], row.counts["fakes"]) for row in result.rows] == [(34, 20)] * 2 + [(34, 16)] * 2
+    # A source of fakes alone has no area of its own, but has one against others' reals.
+    part = model.scored("train").select(LABELLED["train"].sources == "gan")
+    (alone,) = paired_draws([part], "gan", resamples=20, seed=0)
+    assert not np.isfinite(alone["auc"]).any()
+    both = protocols.by_method([model.scored("train")], resamples=20).only(source="gan")
+    assert [(row.names["method"], row.counts["fakes"]) for row in both.rows] == [("x", 6), ("y", 6)]
+    assert all(row.estimates["auc"].value > 0.5 for row in both.rows)
+
+
+def test_what_a_start_has_seen_was_not_left_out():
+    spec = BundleSpec(name="x", model={"name": "report"}, crop=CropSpec(), detector="centerface", bands=BANDS)
+
+    def made(*leave_out, start=None):
+        provenance = {"config": {"loader": {"leave_out": list(leave_out)}}}
+        return provenance if start is None else provenance | {"start": {"name": "s", "id": "0", "provenance": start}}
+
+    def names(provenance):
+        return protocols.left_out(dataclasses.replace(spec, provenance=provenance))
+
+    assert names({}) == ()
+    assert names(made("a", "b/x")) == ("a", "b/x")
+    assert names(made("a", "b", start=made("a"))) == ("a",)
+    assert names(made("a", start=made())) == ()
+    assert names(made("a", "b", start={})) == ()
+    assert names(made("a/x", start=made("a"))) == ("a/x",)
+    assert names(made("a", start=made("a/x", "a/y", "b"))) == ("a/x", "a/y")
+    assert names(made("a", start=made("a", start=made("b")))) == ()
+
+
 def test_unseen_methods_use_faces_of_every_split_against_test_reals():
     called = []
     model = scorer(left_out=["gan"], called=called)
@@ -256,10 +296,3 @@ def test_names_are_sources_or_methods_of_a_source():
     # A source's reals have no method, and `a/` is not a name for them.
     assert named(part, ["a/", "ga", "x"]).sum() == 0
     assert not named(part, []).any()
-
-
-def test_left_out_is_read_from_the_provenance(tmp_path):
-    spec = BundleSpec(name="x", model={"name": "report"}, crop=CropSpec(), detector="centerface", bands=BANDS)
-    assert protocols.left_out(spec) == ()
-    spec = dataclasses.replace(spec, provenance={"config": {"loader": {"leave_out": ["gan", "a/swap"]}}})
-    assert protocols.left_out(spec) == ("gan", "a/swap")

@@ -11,7 +11,7 @@ from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import open_dataset
 from fakeface_jax.data.moving import moving_face
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.evaluation.calibration import source_balanced_weights
+from fakeface_jax.evaluation.calibration import balanced_weights
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.training.card import model_card
 from video.calibration import FRAMES, aggregated, calibrate_videos, fit_video_decision, moving_logits
@@ -74,7 +74,7 @@ def test_operating_points_hold_on_the_split_and_sources_count_alike():
     faces, logits = made()
     decision = fit_video_decision(faces, logits, "worst_person")
     p_fake = decision.calibration(aggregated(logits, "worst_person"))
-    weights = source_balanced_weights(faces.sources)
+    weights = balanced_weights(faces.labels, faces.sources)
     reals = faces.labels == 0
     for point in decision.operating_points:
         if point.kind == "fpr":

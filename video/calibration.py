@@ -26,10 +26,10 @@ from fakeface_jax.data.dataset import Dataset
 from fakeface_jax.data.moving import QUALITIES, moving_face
 from fakeface_jax.decision import VideoDecision
 from fakeface_jax.evaluation.calibration import (
+    balanced_weights,
     choose_bands,
     choose_operating_points,
     fit_calibration,
-    source_balanced_weights,
 )
 from fakeface_jax.evaluation.inference import labelled_faces, map_crops, named
 from fakeface_jax.evaluation.predictions import Predictions
@@ -120,7 +120,7 @@ def fit_video_decision(faces: Predictions, logits: Float64[np.ndarray, "n f"], r
         ConfigError: unknown rule.
     """
     scores = aggregated(logits, rule)
-    weights = source_balanced_weights(faces.sources)
+    weights = balanced_weights(faces.labels, faces.sources)
     calibration = fit_calibration(faces.labels, scores, split=SPLIT, groups=faces.groups, weights=weights)
     points = choose_operating_points(
         faces.labels, calibration(scores), split=SPLIT, groups=faces.groups, weights=weights

@@ -40,14 +40,21 @@ FAKE_AT_FPR, REAL_AT_FNR = 0.01, 0.05
 """Error rates of the verdicts. `fake` has the stricter one: a wrong accusation harms more than a missed fake."""
 
 
-def source_balanced_weights(sources: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Weights that give every source the same total; their mean is 1.
+def balanced_weights(labels: Integer[np.ndarray, " n"], sources: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Weights that give both classes the same total and, within a class, every source; their mean is 1.
+
+    A source of fakes alone then counts among the fakes, and does not make fakes likelier in general.
 
     Args:
+        labels: 0 real, 1 fake.
         sources: the data set each face is from, str.
     """
-    _, index, counts = np.unique(sources, return_inverse=True, return_counts=True)
-    return len(sources) / (len(counts) * counts[index])
+    weights = np.zeros(len(labels), np.float64)
+    for label in np.unique(labels):
+        mine = labels == label
+        _, index, counts = np.unique(sources[mine], return_inverse=True, return_counts=True)
+        weights[mine] = 1.0 / (len(counts) * counts[index])
+    return weights / weights.mean()
 
 
 def fit_calibration(
@@ -69,7 +76,7 @@ def fit_calibration(
         logits: before calibration, finite.
         split: name of the split, kept with the result.
         groups: faces that belong together share one; each face on its own by default.
-        weights: positive weight per face, e.g. `source_balanced_weights`; only their ratios matter. By default every
+        weights: positive weight per face, e.g. `balanced_weights`; only their ratios matter. By default every
             face counts once, so the largest source decides.
 
     Returns:

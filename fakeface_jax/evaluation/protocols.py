@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -43,6 +43,13 @@ _COLUMNS = {
     "real_fake": "reals called fake",
     "fake_fake": "fakes called fake",
 }
+
+_ALL_REALS = "all test reals"
+
+_OTHER_REALS = (
+    "Reals of other sources also differ in framing, scale and file history, which can make a method look easier than "
+    "it is."
+)
 
 
 @runtime_checkable
@@ -84,9 +91,21 @@ class Scorer:
 
 
 def left_out(spec: BundleSpec) -> tuple[str, ...]:
-    """Sources, or `source/method`, that a bundle's provenance says were left out of its training."""
-    loader = spec.provenance.get("config", {}).get("loader", {})
-    return tuple(loader.get("leave_out", ()))
+    """Sources, or `source/method`, that a bundle's provenance says were left out of its training.
+
+    What the bundle that it was trained from has seen is not left out; nor is anything where that is not recorded.
+    """
+    return _left_out(spec.provenance)
+
+
+def _left_out(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    names = tuple(provenance.get("config", {}).get("loader", {}).get("leave_out", ()))
+    if (start := provenance.get("start")) is None:
+        return names
+    earlier = _left_out(start["provenance"])
+    # Either may have left out a source and the other one method of it: neither has seen that method.
+    both = [name for name in names if name in earlier or name.partition("/")[0] in earlier]
+    return (*both, *(name for name in earlier if name not in both and name.partition("/")[0] in names))
 
 
 def within(scored: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:
@@ -206,6 +225,31 @@ def face_size(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) 
     )
 
 
+def by_method(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:
+    """Each way of making fakes against the real faces of all sources; also where a source has fakes alone."""
+    faces = clean[0].predictions
+    reals, fakes = faces.labels == Label.REAL, faces.labels == Label.FAKE
+    kinds = sorted(set(zip(faces.sources[fakes].tolist(), faces.methods[fakes].tolist(), strict=True)))
+    parts = [
+        (
+            {"source": source, "method": method or "(not stated)"},
+            reals | (fakes & (faces.sources == source) & (faces.methods == method)),
+            f"{source}/{method} {_ALL_REALS}",
+        )
+        for source, method in kinds
+    ]
+    return _side_by_side(
+        "by-method",
+        "Kinds of fakes",
+        f"Fakes of each kind against the real faces of all sources in the split. {_OTHER_REALS}",
+        _COLUMNS,
+        parts,
+        clean,
+        resamples,
+        seed,
+    )
+
+
 def unseen_method(
     scorers: Sequence[Scorer],
     clean: Sequence[Scored],
@@ -245,7 +289,7 @@ def unseen_method(
             whole = source in names
             pool = unseen if whole else reals
             own = pool.select((pool.sources == source) & (pool.labels == Label.REAL))
-            for against, negatives in (("all test reals", reals), (f"{source}'s own reals", own)):
+            for against, negatives in ((_ALL_REALS, reals), (f"{source}'s own reals", own)):
                 if not len(negatives):
                     continue
                 part = scorer.read(Predictions.joined([mine, negatives]))
@@ -256,8 +300,8 @@ def unseen_method(
         protocol="unseen-method",
         title="Unseen methods",
         caption=f"Fakes of {', '.join(names)}, which training left out: all of them, whatever their split, against "
-        "real faces of the test split, and of their own source where it has any that training has not seen. Reals of "
-        "other sources also differ in framing, scale and file history, which can make a method look easier than it is.",
+        f"real faces of the test split, and of their own source where it has any that training has not seen. "
+        f"{_OTHER_REALS}",
         columns=_COLUMNS,
         rows=tuple(rows),
     )

@@ -56,6 +56,11 @@ def _is_huggingface(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
+def is_bundle(source: str) -> bool:
+    """Whether a start, as `start_from` takes it, is a bundle, which was trained on faces itself."""
+    return source != IMAGENET and Path(source).is_dir() and not _is_huggingface(Path(source))
+
+
 def start_from(network: Network, source: str) -> Network:
     """The network with the weights of `source`; a classifier of other classes keeps its fresh ones.
 
@@ -74,7 +79,7 @@ def start_from(network: Network, source: str) -> Network:
         found = efficientnet_names(read_pth(_imagenet_file(str(network.config["name"]))))
     elif _is_huggingface(path):
         found = read_huggingface(path).weights
-    elif path.is_dir():
+    elif is_bundle(source):
         from fakeface_jax.bundle import load_bundle
 
         found = dict(load_bundle(path).weights)

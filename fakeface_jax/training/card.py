@@ -160,4 +160,8 @@ def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         json.dumps(provenance.get("config", {}), indent=2),
         "```",
     ]
+    if (start := provenance.get("start")) is not None:
+        earlier = start["provenance"]
+        lines += ["", f"### Before that: {start['name']}, bundle `{start['id'][:12]}`, which it started from", ""]
+        lines.append(_training(earlier, earlier.get("data", {})))
     return "\n".join(lines)

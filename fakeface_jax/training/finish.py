@@ -25,10 +25,10 @@ from fakeface_jax.data.degrade import degrade
 from fakeface_jax.data.loader import train_batches
 from fakeface_jax.decision import VerdictBands
 from fakeface_jax.evaluation.calibration import (
+    balanced_weights,
     choose_bands,
     choose_operating_points,
     fit_calibration,
-    source_balanced_weights,
 )
 from fakeface_jax.evaluation.inference import labelled_faces, named, predict
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
@@ -73,8 +73,8 @@ def calibrate(
 ) -> BundleSpec:
     """The specification with probabilities, operating points and verdict bands fitted on the calibration split.
 
-    Every source counts alike, whatever its size: nobody knows which of them a user's picture is like, and the largest
-    one would choose thresholds for itself.
+    Both classes count alike, and within each every source, whatever its size: nobody knows which of them a user's
+    picture is like, and the largest one would choose thresholds for itself.
 
     Args:
         leave_out: what training did not see; a threshold that had seen it would not be one for the unseen.
@@ -82,7 +82,7 @@ def calibrate(
     left_out = named(labelled_faces(dataset, CALIBRATION_SPLIT), leave_out)
     predictions = predict(classifier, dataset, CALIBRATION_SPLIT, keep=~left_out)
     labels, groups = predictions.labels, predictions.groups
-    weights = source_balanced_weights(predictions.sources)
+    weights = balanced_weights(labels, predictions.sources)
     calibration = fit_calibration(labels, predictions.logits, split=CALIBRATION_SPLIT, groups=groups, weights=weights)
     p_fake = calibration(predictions.logits.astype(np.float64))
     points = choose_operating_points(labels, p_fake, split=CALIBRATION_SPLIT, groups=groups, weights=weights)
@@ -111,10 +111,16 @@ def draw_data(config: TrainConfig, dataset: Dataset) -> None:
     plot_batch(images, batch["label"][:count].astype(np.int64), config.output / "batch.png")
 
 
+def _origin(bundle: Bundle) -> Mapping[str, Any]:
+    """A bundle that was trained on: what it has seen, this one has seen."""
+    return {"name": bundle.spec.name, "id": bundle.id, "provenance": bundle.spec.provenance}
+
+
 def _provenance(result: TrainResult, config: TrainConfig) -> Mapping[str, Any]:
     best = next(row for row in result.epochs if row["epoch"] == result.best_epoch)
     return {
         "config": config.to_dict(),
+        **({} if result.start is None else {"start": _origin(result.start)}),
         "data": {
             "sizes": dict(result.dataset.sizes),
             "manifest_sha256": result.dataset.manifest_sha256,

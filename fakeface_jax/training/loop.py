@@ -25,12 +25,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from flax import nnx
 
+from fakeface_jax.bundle import Bundle, load_bundle
 from fakeface_jax.data.dataset import Dataset, open_dataset
 from fakeface_jax.data.loader import Batch, Chosen, evaluation_batches, steps_per_epoch, train_batches
 from fakeface_jax.data.replay import newest, replay
 from fakeface_jax.errors import ConfigError, DataError, FakeFaceError
 from fakeface_jax.models import Network, build_network
-from fakeface_jax.models.starting_weights import start_from, starting_settings
+from fakeface_jax.models.starting_weights import is_bundle, start_from, starting_settings
 from fakeface_jax.training.checkpoints import Checkpoints
 from fakeface_jax.training.config import TrainConfig
 from fakeface_jax.training.logs import RunLogs
@@ -89,6 +90,7 @@ class TrainResult:
         network: what was trained.
         weights: (params, stats) with the lowest validation loss.
         dataset: what it was trained on.
+        start: the bundle that it went on from, as it was then; None for other starts.
         epochs: rows of epochs.csv.
         best_epoch: counted from 1.
         best_val_loss: in nats.
@@ -97,6 +99,7 @@ class TrainResult:
     network: Network
     weights: tuple[nnx.State, nnx.State]
     dataset: Dataset
+    start: Bundle | None
     epochs: list[dict[str, float]]
     best_epoch: int
     best_val_loss: float
@@ -203,6 +206,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                 network=run.network,
                 weights=checkpoints.restore_best(like=state.weights),
                 dataset=dataset,
+                start=run.start,
                 epochs=logs.epochs,
                 best_epoch=memory.best_epoch,
                 best_val_loss=memory.best_val_loss,
@@ -239,6 +243,7 @@ class _Run:
     layout: Layout
     steps: int
     network: Network
+    start: Bundle | None
     state: TrainState
     batches: Any
     train_step: Any
@@ -253,8 +258,10 @@ def _set_up(config: TrainConfig) -> _Run:
     settings = starting_settings(config.model, config.init_from) | config.network.settings()
     settings |= {"name": config.model, "size": dataset.crop.size, "dtype": config.dtype}
     network = build_network(settings, seed=config.seed)
+    start = None
     if config.init_from is not None:
         network = start_from(network, config.init_from)
+        start = load_bundle(config.init_from) if is_bundle(config.init_from) else None
     layout = Layout.over_local_devices(config.loader.batch_size)
     loader = config.loader
     if config.new_share is None:
@@ -278,6 +285,7 @@ def _set_up(config: TrainConfig) -> _Run:
         layout=layout,
         steps=steps,
         network=network,
+        start=start,
         state=layout.replicate(state),
         batches=train_batches(source, loader, seed=config.seed, records=records, pseudo=config.pseudo),
         train_step=make_train_step(network, optimizer, config),

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from fakeface_jax.errors import ConfigError
 from service.commands import NEEDS_TRAINING_EXTRA, quiet_libraries
 
-Protocol = Literal["within", "robustness", "reals-only", "face-size", "unseen-method", "leave-one-source-out"]
+Protocol = Literal[
+    "within", "robustness", "reals-only", "face-size", "by-method", "unseen-method", "leave-one-source-out"
+]
 
 _RUN_PREFIX = "loso-"
 """Runs of leave-one-source-out are directories `loso-SOURCE` that hold `bundle`."""
@@ -33,7 +35,8 @@ class Evaluate:
         split: part of the data.
         protocol: what is asked, several allowed. `within`: the main tables, always made. `robustness`: degraded crops
             (scores the split 20 times more). `reals-only`: false positives per source. `face-size`: by the size of the
-            face. `unseen-method`: fakes that this bundle's training left out. `leave-one-source-out`: see `runs`.
+            face. `by-method`: each kind of fake against all reals. `unseen-method`: fakes that this bundle's training
+            left out. `leave-one-source-out`: see `runs`.
         baseline: fit a power spectrum with logistic regression on the same data and show its figures beside the
             model's.
         runs: directory of runs, each trained without one source, as `loso-SOURCE/bundle`.
@@ -124,6 +127,8 @@ class Evaluate:
                 sections.append(protocols.reals_only(clean, resamples=self.resamples))
             elif name == "face-size":
                 sections.append(protocols.face_size(clean, resamples=self.resamples))
+            elif name == "by-method":
+                sections.append(protocols.by_method(clean, resamples=self.resamples))
             elif name == "unseen-method":
                 sections.append(protocols.unseen_method(models, clean, scorers.labelled, resamples=self.resamples))
             elif name == "leave-one-source-out":
