@@ -228,6 +228,11 @@ def test_ece_of_scores_that_are_right():
     assert mean < high
     assert ece_by_chance(np.full(7, 0.99))[0] < 0.1  # all in one bin
     assert ece_by_chance(np.zeros(5)) == (0.0, 0.0)
+    # A face that counts twice is two that are right or wrong together: more chance than of two that are not.
+    twice = ece_by_chance(np.repeat(p_fake, 2))[0]
+    assert ece_by_chance(p_fake, weights=np.full(500, 7.0))[0] == pytest.approx(mean)
+    uneven = np.where(np.arange(500) % 10 == 0, 10.0, 1.0)
+    assert ece_by_chance(p_fake, weights=uneven)[0] > 1.3 * mean > 1.3 * twice
     assert ece_by_chance(np.repeat(p_fake, 16))[0] == pytest.approx(mean / 4, rel=0.1)
 
 

@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, DataError
+from fakeface_jax.evaluation.calibration import balanced_weights
 from fakeface_jax.evaluation.html import Chapter, Drawing, FaceCard, Faces, html_page
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
 from fakeface_jax.evaluation.plots import plot_confusion, plot_det, plot_reliability, plot_roc, plot_score_histograms
 from fakeface_jax.evaluation.sections import ProtocolResult
-from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD, ece_by_chance
+from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD, ece_by_chance, weighted_metrics
 from fakeface_jax.labels import Label, Verdict
 from fakeface_jax.outputs import make_directory, whole_file
 
@@ -200,10 +201,15 @@ def _chapters(
     ranks = "TPR at an FPR is that of the best threshold on these very faces whose FPR does not exceed it."
     p_fake = np.asarray(evaluation.calibration(evaluation.predictions.logits.astype(np.float64)))
     mean, high = ece_by_chance(p_fake)
+    weights = balanced_weights(evaluation.predictions.labels, evaluation.predictions.sources)
+    alike = weighted_metrics(evaluation.predictions.labels, p_fake, weights[None])["ece"][0]
     scores = (
         f"Log loss in nats. ECE in {BINS} equal-width bins of P(fake); few faces make it larger than it is: of all "
         f"faces here, scores that are exactly right would have {mean:.3f}, and in 5 % of cases more than {high:.3f}. "
-        "Of a source with one class all three say only how sure the scores are."
+        "With both classes and, within them, every source counting alike, as `fakeface train` fits probabilities, it "
+        f"is {alike:.3f}, where scores that are exactly right would have "
+        f"{ece_by_chance(p_fake, weights=weights)[0]:.3f}. Of a source with one class all three say only how sure the "
+        "scores are."
     )
     intervals = (
         f"Percentiles of {evaluation.resamples} bootstrap resamples of whole groups (seed {evaluation.seed}), as faces "

@@ -67,11 +67,18 @@ def point_metrics(labels: Integer[np.ndarray, " n"], p_fake: Float[np.ndarray, "
     return {name: _value(float(value[0])) for name, value in values.items()}
 
 
-def ece_by_chance(p_fake: Float[np.ndarray, " n"], *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def ece_by_chance(
+    p_fake: Float[np.ndarray, " n"],
+    *,
+    weights: Float[np.ndarray, " n"] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
     """ECE of scores that are right: each face is fake with exactly its P(fake), and independent of the others.
 
     Args:
         p_fake: in [0, 1].
+        weights: not negative, how often each face counts; by default once.
         draws: of labels.
         seed: of them.
 
@@ -81,11 +88,13 @@ def ece_by_chance(p_fake: Float[np.ndarray, " n"], *, draws: int = 1000, seed: i
     if not len(p_fake):
         return 0.0, 0.0
     generator = np.random.default_rng(seed)
-    ranked = np.sort(p_fake)
+    order = np.argsort(p_fake)
+    ranked = p_fake[order]
+    shares = np.full(len(ranked), 1 / len(ranked)) if weights is None else weights[order] / weights.sum()
     starts = np.unique(np.searchsorted(bin_index(ranked), np.arange(BINS)))
     starts = starts[starts < len(ranked)]
     found = [
-        np.abs(np.add.reduceat(ranked - (generator.random(len(ranked)) < ranked), starts)).sum() / len(ranked)
+        np.abs(np.add.reduceat(shares * (ranked - (generator.random(len(ranked)) < ranked)), starts)).sum()
         for _ in range(draws)
     ]
     return float(np.mean(found)), float(np.quantile(found, 0.95))
