@@ -79,14 +79,15 @@ $(RUNS)/manifest.parquet: | setup
 	$(BIN)/fakeface data audit $@
 
 # The report's network was trained on all of `oldgan`. Every other face is in the same split.
-$(RUNS)/manifest-report.parquet: | setup
+REPORT_DATA := $(RUNS)/report-data
+$(REPORT_DATA)/manifest.parquet: | setup
 	$(BIN)/fakeface data merge $(SETS) --train-only hardfake oldgan --output $@
 
 data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA, at 224 pixels
 	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data --size 224
 
-data-report: $(RUNS)/manifest-report.parquet  ## the same at 150 pixels, for the report's network
-	$(BIN)/fakeface data build $(RUNS)/manifest-report.parquet --output $(RUNS)/data
+data-report: $(REPORT_DATA)/manifest.parquet  ## the same at 150 pixels, for the report's network
+	$(BIN)/fakeface data build $(REPORT_DATA)/manifest.parquet --output $(REPORT_DATA)
 
 FACES := $(RUNS)/data/fake_faces/faces-224
 # The recipe of the model that ships. `fakeface train --help` says what each setting does, docs/training.md why.
@@ -121,18 +122,18 @@ $(SOURCES:%=$(RUNS)/loso-%/bundle): $(RUNS)/loso-%/bundle: | data
 
 ablation: data  ## train the recipe without each of its parts, one epoch each, and compare
 	$(TUNED) $(BIN)/python scripts/ablation.py --data $(FACES) --output $(RUNS)/ablation --epochs 1 -- \
-	  --leave-out oldgan $(FROM_IMAGENET) $(RECIPE)
+	  $(FROM_IMAGENET) $(RECIPE)
 
 leave-one-source-out: $(SOURCES:%=$(RUNS)/loso-%/bundle)  ## train once without each source, measure on it
 	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/loso --protocol leave-one-source-out --runs $(RUNS)
 
 train-report: data-report  ## train the report's network into runs/report-cnn
-	$(TUNED) $(BIN)/fakeface train --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn \
+	$(TUNED) $(BIN)/fakeface train --data $(REPORT_DATA)/fake_faces/faces-150 --output $(RUNS)/report-cnn \
 	  --learning-rate 3e-4 --epochs 16
 
 evaluate-report: setup  ## the report's network as shipped, on the test split, into runs/report-cnn/test
 	$(BIN)/fakeface evaluate --bundle fakeface_jax/pretrained/report-cnn \
-	  --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/report-cnn/test
+	  --data $(REPORT_DATA)/fake_faces/faces-150 --output $(RUNS)/report-cnn/test
 
 score-clips: setup  ## the shipped model on every labelled clip of DATA
 	$(BIN)/python scripts/score_clips.py $(DATA)/videos.csv
@@ -175,7 +176,7 @@ PEERS := .venv-peers/bin/python
 peers: .venv-peers/ready  ## an environment of its own with TensorFlow, Keras, PyTorch, ONNX Runtime, OpenVINO, LiteRT
 
 compare-keras: data-report peers  ## the same recipe in Keras on the same split, into runs/keras
-	$(BIN)/python scripts/compare_keras.py --bundle fakeface_jax/pretrained/report-cnn --data $(RUNS)/data/fake_faces/faces-150 --output $(RUNS)/keras \
+	$(BIN)/python scripts/compare_keras.py --bundle fakeface_jax/pretrained/report-cnn --data $(REPORT_DATA)/fake_faces/faces-150 --output $(RUNS)/keras \
 	  --peer-python .venv-peers/bin/python --learning-rate 3e-4 --epochs 16
 
 # The peers are measured too where their environment was built. On two idle cores: about 25 minutes.

@@ -66,7 +66,8 @@ def _fakeface(*words: str) -> None:
 
 def _table(found: dict[str, Any], epochs: int) -> str:
     first = next(iter(found.values()))
-    sources = list(first["sources"])
+    # A source of fakes alone has no area of its own.
+    sources = [name for name, one in first["sources"].items() if one["metrics"]["auc"]["value"] is not None]
     columns = ["", "all sources", *sources, *DEGRADATIONS]
     lines = [
         f"AUC on the validation split ({first['faces']} faces), one seed, epochs: {epochs}\n",

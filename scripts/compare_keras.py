@@ -1,7 +1,7 @@
 """Our run beside the same recipe in Keras, on the same crops and the same split.
 
     make compare-keras
-    python scripts/compare_keras.py --data runs/data/fake_faces/faces-150 --output runs/keras \
+    python scripts/compare_keras.py --data runs/report-data/fake_faces/faces-150 --output runs/keras \
         --peer-python .venv-peers/bin/python --epochs 20
 
 Exports the stored crops to folders (the very JPEG bytes), lets `keras_recipe.py` train and predict in the peers'

@@ -1,6 +1,6 @@
 """Measures a bundle on a split of prepared crops: `fakeface evaluate` from a checkout.
 
-python scripts/evaluate.py --data runs/data/fake_faces/faces-150 --output runs/report-cnn/test
+python scripts/evaluate.py --data runs/report-data/fake_faces/faces-150 --output runs/report-cnn/test
 """
 
 import sys

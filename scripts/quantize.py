@@ -1,7 +1,6 @@
 """A bundle that computes in int8, made of one that computes in float32, and what that costs.
 
-    python scripts/quantize.py --bundle lite0 --data runs/data/fake_faces/faces-224 --output runs/lite0-int8 \\
-      --leave-out oldgan
+    python scripts/quantize.py --bundle lite0 --data runs/data/fake_faces/faces-224 --output runs/lite0-int8
 
 Ranges are observed on faces of the training split. Probabilities and thresholds are fitted again on the calibration
 split; those of videos have to be too (`video.calibration`). Prints AUC per source on the validation split for both.

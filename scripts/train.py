@@ -2,7 +2,7 @@
 
 The device is what JAX finds; JAX_PLATFORMS=cpu forces the CPU. A minute on a CPU shows that all works:
 
-    python scripts/train.py --data runs/data/fake_faces/faces-150 --output runs/try --dry-run
+    python scripts/train.py --data runs/report-data/fake_faces/faces-150 --output runs/try --dry-run
 """
 
 import sys

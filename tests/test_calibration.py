@@ -120,6 +120,17 @@ def test_a_source_of_fakes_alone_does_not_make_fakes_likelier():
     assert weights @ p_fake / weights.sum() == pytest.approx(0.5, abs=0.02)
 
 
+def test_stray_faces_of_a_source_do_not_decide():
+    labels = np.repeat([0, 1, 0, 1], [500, 500, 2, 800])
+    sources = np.repeat(["a", "a", "b", "b"], [500, 500, 2, 800])
+    weights = balanced_weights(labels, sources)
+    strays = (labels == 0) & (sources == "b")
+    assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+    assert weights[strays].sum() / weights[labels == 0].sum() < 0.1
+    assert weights[strays].min() > 5 * weights[(labels == 0) & ~strays].max()
+    assert balanced_weights(labels[:0], sources[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize(
     ("labels", "logits", "message"),
     [

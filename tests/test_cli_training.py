@@ -1,6 +1,7 @@
 """`fakeface train` and `fakeface evaluate`, as programs: exit codes, what is said where, what is left on the disk."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,12 +111,24 @@ def test_a_bundle_tells_what_it_started_from(trained, data, tmp_path, capsys):
     first, output = load_bundle(trained / "bundle"), tmp_path / "second"
     assert main(words(data, output, "--init-from", str(trained / "bundle"), "--seed", "1", epochs=1)) == 0
     second = load_bundle(output / "bundle")
-    assert "start" not in first.spec.provenance
+    assert first.spec.provenance["start"] is None
     assert second.spec.provenance["start"] == {"name": "first", "id": first.id, "provenance": first.spec.provenance}
     card = (output / "bundle" / "README.md").read_text(encoding="utf-8")
     after = card.partition(f"### Before that: first, bundle `{first.id[:12]}`")[2]
     assert '"seed": 1' in card.removesuffix(after)
     assert '"seed": 0' in after
+    # It goes on with the weights that it started from, and with no others under that name.
+    more = words(data, output, "--init-from", str(tmp_path / "start"), "--seed", "1", "--resume", epochs=2)
+    shutil.copytree(output / "bundle", tmp_path / "start")
+    assert main(more) == 2
+    assert "was started with another config" in capsys.readouterr().err
+    own = tmp_path / "own"
+    shutil.copytree(trained / "bundle", tmp_path / "again")
+    assert main(words(data, own, "--init-from", str(tmp_path / "again"), epochs=1)) == 0
+    shutil.rmtree(tmp_path / "again")
+    shutil.copytree(output / "bundle", tmp_path / "again")
+    assert main(words(data, own, "--init-from", str(tmp_path / "again"), "--resume", epochs=2)) == 2
+    assert "was started with another start" in capsys.readouterr().err
     # Thresholds of videos are written into the card later; the training of the start stays what it is.
     assert card.count("## Videos") == 1
     assert card.count("## Training") == 1

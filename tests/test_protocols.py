@@ -217,6 +217,14 @@ def test_what_a_start_has_seen_was_not_left_out():
     assert names(made("a/x", start=made("a"))) == ("a/x",)
     assert names(made("a", start=made("a/x", "a/y", "b"))) == ("a/x", "a/y")
     assert names(made("a", start=made("a", start=made("b")))) == ()
+    # Older bundles say where their weights came from, and not what those had seen.
+    old = made("a")
+    old["config"]["init_from"] = "runs/other/bundle"
+    assert names(old) == ()
+    assert names(old | {"start": None}) == ("a",)
+    for start in ("imagenet", "weights.pth", "weights.safetensors", None):
+        old["config"]["init_from"] = start
+        assert names(old) == ("a",)
 
 
 def test_unseen_methods_use_faces_of_every_split_against_test_reals():

@@ -36,6 +36,9 @@ BIAS_BOUND = 100.0
 RATES = (0.01, 0.05)
 """Error rates that operating points are chosen for."""
 
+MOST = 10.0
+"""How much more a face may count where sources are balanced than where they are not."""
+
 FAKE_AT_FPR, REAL_AT_FNR = 0.01, 0.05
 """Error rates of the verdicts. `fake` has the stricter one: a wrong accusation harms more than a missed fake."""
 
@@ -43,7 +46,9 @@ FAKE_AT_FPR, REAL_AT_FNR = 0.01, 0.05
 def balanced_weights(labels: Integer[np.ndarray, " n"], sources: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Weights that give both classes the same total and, within a class, every source; their mean is 1.
 
-    A source of fakes alone then counts among the fakes, and does not make fakes likelier in general.
+    A source of fakes alone then counts among the fakes, and does not make fakes likelier in general. No face counts
+    much more than `MOST` times as often as it is there: two stray reals among a source's fakes must not be half of all
+    reals.
 
     Args:
         labels: 0 real, 1 fake.
@@ -53,8 +58,9 @@ def balanced_weights(labels: Integer[np.ndarray, " n"], sources: Shaped[np.ndarr
     for label in np.unique(labels):
         mine = labels == label
         _, index, counts = np.unique(sources[mine], return_inverse=True, return_counts=True)
-        weights[mine] = 1.0 / (len(counts) * counts[index])
-    return weights / weights.mean()
+        found = np.minimum(mine.sum() / (len(counts) * counts[index]), MOST)
+        weights[mine] = found / found.sum()
+    return weights * (len(weights) / max(weights.sum(), 1.0))
 
 
 def fit_calibration(

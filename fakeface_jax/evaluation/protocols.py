@@ -29,6 +29,7 @@ from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.robustness import GRID, Degradation
 from fakeface_jax.evaluation.sections import ProtocolResult, Row, counts
 from fakeface_jax.labels import Label
+from fakeface_jax.models.starting_weights import IMAGENET
 
 OVERALL = "all sources"
 """The row of all faces together, which the largest source dominates."""
@@ -99,13 +100,21 @@ def left_out(spec: BundleSpec) -> tuple[str, ...]:
 
 
 def _left_out(provenance: Mapping[str, Any]) -> tuple[str, ...]:
-    names = tuple(provenance.get("config", {}).get("loader", {}).get("leave_out", ()))
-    if (start := provenance.get("start")) is None:
-        return names
+    config = provenance.get("config", {})
+    names = tuple(config.get("loader", {}).get("leave_out", ()))
+    start = provenance.get("start")
+    if start is None:
+        # Bundles of older releases do not tell what they started from, if that was a bundle.
+        known = "start" in provenance or not _may_be_bundle(config.get("init_from"))
+        return names if known else ()
     earlier = _left_out(start["provenance"])
     # Either may have left out a source and the other one method of it: neither has seen that method.
     both = [name for name in names if name in earlier or name.partition("/")[0] in earlier]
     return (*both, *(name for name in earlier if name not in both and name.partition("/")[0] in names))
+
+
+def _may_be_bundle(start: str | None) -> bool:
+    return start is not None and start != IMAGENET and not start.endswith((".pth", ".safetensors"))
 
 
 def within(scored: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:

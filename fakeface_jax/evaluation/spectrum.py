@@ -30,7 +30,13 @@ from sklearn.preprocessing import StandardScaler
 from fakeface_jax.data.dataset import Dataset
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import DataError
-from fakeface_jax.evaluation.calibration import choose_bands, choose_operating_points, fit_calibration, log_losses
+from fakeface_jax.evaluation.calibration import (
+    balanced_weights,
+    choose_bands,
+    choose_operating_points,
+    fit_calibration,
+    log_losses,
+)
 from fakeface_jax.evaluation.inference import Transform, labelled_faces, map_crops, named
 from fakeface_jax.evaluation.predictions import Predictions
 
@@ -158,8 +164,9 @@ def fit_baseline(
     tried = {strength: fitted(strength) for strength in STRENGTHS}
     strength = min(STRENGTHS, key=lambda one: loss(tried[one]))
     faces, logits = calibration.faces, _logits(tried[strength], calibration)
-    scaling = fit_calibration(faces.labels, logits, groups=faces.groups)
-    points = choose_operating_points(faces.labels, scaling(logits), groups=faces.groups)
+    weights = balanced_weights(faces.labels, faces.sources)
+    scaling = fit_calibration(faces.labels, logits, groups=faces.groups, weights=weights)
+    points = choose_operating_points(faces.labels, scaling(logits), groups=faces.groups, weights=weights)
     return SpectrumBaseline(
         strength=strength,
         left_out=tuple(leave_out),

@@ -118,7 +118,8 @@ def _limits(sections: Sequence[ProtocolResult]) -> list[str]:
     asked = ", ".join(name for name, yes in questions.items() if yes)
     lines = [
         f"It answers for single faces that look like its training data; see the table per source. {unseen}",
-        "Probabilities assume the share of fakes of the calibration split. Where fakes are rarer, a score means less.",
+        "Probabilities assume the share of fakes that they were fitted with: half, where `fakeface train` fitted them. "
+        "Where fakes are rarer, a score means less.",
         "A score is evidence, not proof. `inconclusive` is the honest answer for most difficult faces.",
         f"What it makes of {answered} is in a table above." if answered else "",
         f"What {asked} faces do to it was not measured.",

@@ -114,14 +114,16 @@ def draw_data(config: TrainConfig, dataset: Dataset) -> None:
 
 def _origin(bundle: Bundle) -> Mapping[str, Any]:
     """A bundle that was trained on: what it has seen, this one has seen."""
-    return {"name": bundle.spec.name, "id": bundle.id, "provenance": bundle.spec.provenance}
+    # What became of the bundle's thresholds is not what its weights were trained on.
+    kept = {key: value for key, value in bundle.spec.provenance.items() if key not in ("updates", "recalibration")}
+    return {"name": bundle.spec.name, "id": bundle.id, "provenance": kept}
 
 
 def _provenance(result: TrainResult, config: TrainConfig) -> Mapping[str, Any]:
     best = next(row for row in result.epochs if row["epoch"] == result.best_epoch)
     return {
         "config": config.to_dict(),
-        **({} if result.start is None else {"start": _origin(result.start)}),
+        "start": None if result.start is None else _origin(result.start),
         "data": {
             "sizes": dict(result.dataset.sizes),
             "manifest_sha256": result.dataset.manifest_sha256,

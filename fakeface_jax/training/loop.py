@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import signal
@@ -23,6 +24,7 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from flax import nnx
 
 from fakeface_jax.bundle import Bundle, load_bundle
@@ -137,7 +139,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
         Diverged: the loss is not finite; the message names the step.
     """
     run = _set_up(config)
-    _prepare_directory(config, run.dataset, resume)
+    _prepare_directory(config, run, resume)
     dataset, layout, steps, state = run.dataset, run.layout, run.steps, run.state
     iterator = iter(run.batches)
     memory = _Memory()
@@ -293,16 +295,21 @@ def _set_up(config: TrainConfig) -> _Run:
     )
 
 
-def _prepare_directory(config: TrainConfig, dataset: Dataset, resume: bool) -> None:
+def _prepare_directory(config: TrainConfig, run: _Run, resume: bool) -> None:
     """Stores the resolved configuration; refuses to mix two runs in one directory."""
     path = config.output / "config.json"
+    dataset = run.dataset
     story = {"config": config.story(), "manifest_sha256": dataset.manifest_sha256, "crop": str(dataset.crop)}
+    if run.start is not None:
+        story["start"] = _weights_sha256(run.start)
     if path.exists():
         if not resume:
             raise ConfigError(f"{config.output}: holds a run already; add --resume or name another directory")
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before["story"] != story:
-            changed = [key for key in story if before["story"].get(key) != story[key]]
+        # Runs of earlier releases do not tell the weights that they started from.
+        told = {"start": story.get("start"), **before["story"]} if run.start else before["story"]
+        if told != story:
+            changed = [key for key in story if told.get(key) != story[key]]
             raise ConfigError(f"{config.output}: the run was started with another {', '.join(changed)}; use the same")
         workers = before["resolved"]["loader"]["workers"]
         if workers != config.loader.workers:
@@ -317,6 +324,15 @@ def _prepare_directory(config: TrainConfig, dataset: Dataset, resume: bool) -> N
         temporary.replace(path)
     except OSError as error:
         raise DataError(f"{config.output}: cannot be written: {error.strerror or error}") from error
+
+
+def _weights_sha256(bundle: Bundle) -> str:
+    """Of the weights alone: other thresholds make no other start."""
+    digest = hashlib.sha256()
+    for name, values in sorted(bundle.weights.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _describe(config: TrainConfig, run: _Run, step: int) -> str:

@@ -13,7 +13,7 @@ from benchmarks.results import ROOT, Goal, Row, Settings
 from benchmarks.training import BATCH, write_batch
 from benchmarks.workers import Program, Workers
 
-DATA = ROOT / "runs" / "data" / "fake_faces" / "faces-150"
+DATA = ROOT / "runs" / "report-data" / "fake_faces" / "faces-150"
 
 _WHAT = f"training from end to end, the report's network, batch {BATCH}, with augmentation"
 

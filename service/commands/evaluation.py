@@ -105,7 +105,8 @@ class Evaluate:
         print(markdown_table(evaluation))
         for section in sections:
             # All of it is in the report; here a screen is enough.
-            shown = section if len(section.rows) <= _SCREEN else section.only(source=OVERALL)
+            overall = section.only(source=OVERALL)
+            shown = overall if len(section.rows) > _SCREEN and overall.rows else section
             print(f"\n{section.title}\n\n{shown.table()}")
         print(f"\nreport: {paths['report']}")
         if self.card:
