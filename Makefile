@@ -94,7 +94,7 @@ FACES := $(RUNS)/data/fake_faces/faces-224
 RECIPE := --model efficientnet_lite0 --schedule cosine --warmup 0.05 --weight-decay 0.02 --layer-decay 0.9 \
   --average 0.995 --label-smoothing 0.02 --separate-classes --balance class --self-blended 0.1 --up-sampled 0.05 \
   --rotation 10 --width-shift 0.05 --height-shift 0.05 --warped 0.5 --colour 0.3 --blur 0.15 --blur-sigma 1.5 \
-  --noise 0.15 --noise-sigma 12 --scale 0.2 --scale-least 0.5 --jpeg 0.3 --erase 0.1 --mirrored
+  --noise 0.15 --noise-sigma 12 --scale 0.2 --scale-least 0.5 --jpeg 0.3 --erase 0.1
 FROM_IMAGENET := --init-from imagenet --frozen-stages 2 --learning-rate 1e-3
 
 # First without `oldgan`: what this makes of fakes that it never saw is measured on it, and then trained away.

@@ -60,7 +60,6 @@ class BundleSpec:
         crop: the crop the model was trained on.
         detector: the face detector the training crops were found with.
         normalization: pixel scaling.
-        mirrored: the logit of a face is the mean of those of its crop and of the crop's mirror image.
         calibration: logit to P(fake).
         operating_points: thresholds at stated error rates.
         bands: the verdict bands in force.
@@ -76,7 +75,6 @@ class BundleSpec:
     detector: str
     bands: VerdictBands
     normalization: Normalization = Normalization()
-    mirrored: bool = False
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
     video: VideoDecision | None = None
@@ -285,7 +283,6 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             detector=document["detector"],
             bands=VerdictBands(**document["bands"]),
             normalization=Normalization(mean=tuple(normalization["mean"]), std=tuple(normalization["std"])),
-            mirrored=bool(document.get("mirrored", False)),  # older bundles have none
             calibration=Calibration(**document["calibration"]),
             operating_points=_parse_points(document["operating_points"]),
             video=_parse_video(document.get("video")),  # older bundles have none

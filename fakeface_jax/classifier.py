@@ -83,37 +83,21 @@ class FaceClassifier:
         size = self.spec.crop.size
         if crops.shape[1:] != (size, size, 3):
             raise ConfigError(f"crops are {crops.shape[1:]}, the model takes {(size, size, 3)}")
-        found = self.backend.logits(crops)
-        # One after the other: a single face stays with the network that is compiled for one.
-        return (found + self.backend.logits(crops[:, :, ::-1])) / 2 if self.spec.mirrored else found
+        return self.backend.logits(crops)
 
     def logits_function(self) -> tuple[Callable[[Any, Any], Any], Any]:
         """A pure function `(state, crops) -> uncalibrated logits` and its state, for JAX to differentiate or compile.
 
         Crops are of `spec.crop.size`, 0 to 255 and not normalised; given as float32, they have a gradient.
         """
-        return self._function, self._jax.state
+        jax = self._jax
+        return jax.function, jax.state
 
     @functools.cached_property
     def _jax(self) -> JaxBackend:
         """Made when a gradient is wanted: scoring alone need not import JAX. Threads that want it at the same time may
         each make one; the last one stays."""
         return self.backend if isinstance(self.backend, JaxBackend) else JaxBackend(self.bundle)
-
-    @functools.cached_property
-    def _function(self) -> Callable[[Any, Any], Any]:
-        """The same each time, so that what was compiled of it is found again."""
-        function = self._jax.function
-        if not self.spec.mirrored:
-            return function
-        import jax.numpy as jnp
-
-        def logits(state: Any, crops: Any) -> Any:  # traced
-            # As one batch: a second call would be compiled a second time, and gradients compile for long.
-            both = jnp.concatenate([crops, crops[:, :, ::-1]])
-            return function(state, both).reshape(2, -1).mean(axis=0)
-
-        return logits
 
     def calibrated_logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
         """Calibrated logits; their sigmoid is P(fake)."""

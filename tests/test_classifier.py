@@ -55,26 +55,6 @@ def test_logits_are_those_of_the_network_on_normalised_pixels(classifier):
     np.testing.assert_allclose(classifier.logits(crops), np.asarray(expected), atol=1e-2)
 
 
-@pytest.mark.parametrize("backend", ["jax", "openvino"])
-def test_a_mirrored_bundle_scores_a_face_and_its_mirror_image_alike(tiny_bundle, tmp_path, backend):
-    plain = FaceClassifier(load_bundle(tiny_bundle), backend=backend)
-    spec = dataclasses.replace(plain.spec, mirrored=True)
-    bundle = save_bundle(tmp_path / "mirrored", spec, plain.bundle.weights, card="")
-    assert load_bundle(bundle.path).spec.mirrored
-    assert bundle.id != plain.bundle.id
-    mirrored, crops = FaceClassifier(bundle, backend=backend), random_crops(9)
-    flipped = np.ascontiguousarray(crops[:, :, ::-1])
-    for count in (0, 1, 9):
-        some, others = crops[:count], flipped[:count]
-        expected = (plain.logits(some) + plain.logits(others)) / 2
-        np.testing.assert_allclose(mirrored.logits(some), expected, atol=1e-5)
-        np.testing.assert_allclose(mirrored.logits(others), expected, atol=1e-5)
-    assert np.abs(plain.logits(crops) - plain.logits(flipped)).max() > 1e-3
-    function, state = mirrored.logits_function()
-    np.testing.assert_allclose(np.asarray(function(state, crops)), mirrored.logits(crops), atol=1e-4)
-    assert mirrored.logits_function()[0] is function  # what was compiled of it is found again
-
-
 def test_no_faces_have_no_scores(classifier):
     assert classifier.logits(np.zeros((0, 64, 64, 3), np.uint8)).shape == (0,)
     assert classifier.calibrated_logits(np.zeros((0, 64, 64, 3), np.uint8)).shape == (0,)

@@ -134,19 +134,6 @@ def test_a_bundle_tells_what_it_started_from(trained, data, tmp_path, capsys):
     assert card.count("## Training") == 1
 
 
-def test_whether_a_bundle_mirrors_is_decided_when_it_is_made(data, tmp_path, capsys):
-    output = tmp_path / "run"
-    assert main(words(data, output, epochs=1)) == 0
-    assert not load_bundle(output / "bundle").spec.mirrored
-    before = (output / "steps.jsonl").read_text()
-    # A run that is finished makes its bundle again, of the same weights.
-    assert main(words(data, output, "--resume", "--mirrored", epochs=1)) == 0
-    bundle = load_bundle(output / "bundle")
-    assert bundle.spec.mirrored
-    assert "each scored with its mirror image too" in (output / "bundle" / "README.md").read_text(encoding="utf-8")
-    assert (output / "steps.jsonl").read_text() == before
-
-
 def test_dry_run_writes_nothing(data, tmp_path, capsys):
     assert main(words(data, tmp_path / "run", "--dry-run")) == 0
     assert "nothing written" in capsys.readouterr().out

@@ -22,8 +22,6 @@ _LONG_TABLE = 24
 _UNSEEN = {"unseen-method", "leave-one-source-out"}
 """Protocols that show it what it was not trained on."""
 
-_MIRRORED = ", each scored with its mirror image too and by the mean of both logits"
-
 _LICENCE = """\
 The code is Apache-2.0. The training pictures carry non-commercial or restricted terms (ciplab, FFHQ and therefore the
 real half of 140k, DFDC), or state no licence; so these weights are for research and other non-commercial use only."""
@@ -42,8 +40,7 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
     parts = [
         f"# {spec.name}",
         f"A fake-face detector: network `{spec.model.get('name')}`, {spec.crop.size} x {spec.crop.size} pixel face "
-        f"crops with margin {spec.crop.margin} found by `{spec.detector}`{_MIRRORED if spec.mirrored else ''}. Output: "
-        "P(fake) in [0, 1].",
+        f"crops with margin {spec.crop.margin} found by `{spec.detector}`. Output: P(fake) in [0, 1].",
         "## Results on the test split",
         table or "Not measured yet: run `fakeface evaluate --bundle BUNDLE --data DATA --card`.",
         *(text for section in sections for text in _protocol(section)),

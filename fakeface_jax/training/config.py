@@ -123,8 +123,6 @@ class TrainConfig:
         pseudo: fakes made of real faces.
         new_share: of each class that the last of `data` has, this share of what is drawn in training comes from there,
             and an epoch is about one pass over it (`data.replay`); None draws from all of `data` alike.
-        mirrored: the bundle scores a crop and its mirror image and takes the mean, which errs less and takes twice as
-            long; training is the same.
         checkpoint_every: steps between checkpoints within an epoch; one is always written at its end.
     """
 
@@ -144,7 +142,6 @@ class TrainConfig:
     degrade: DegradeConfig = NO_DEGRADATION
     pseudo: PseudoFakeConfig = PseudoFakeConfig()
     new_share: float | None = None
-    mirrored: bool = False
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
@@ -167,7 +164,7 @@ class TrainConfig:
         # A cosine ends with the last epoch, so another number of epochs is another sequence.
         fixed = self.optimizer.schedule == "cosine" or self.optimizer.warmup or self.new_share is not None
         free = () if fixed else ("epochs",)
-        for name in ("output", "data", "patience", "mirrored", "checkpoint_every", *free):
+        for name in ("output", "data", "patience", "checkpoint_every", *free):
             del kept[name]
         kept["loader"].pop("workers")  # changes no batch
         if self.new_share is None:  # runs of earlier releases do not have it

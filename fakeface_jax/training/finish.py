@@ -57,7 +57,6 @@ def finish(result: TrainResult, config: TrainConfig) -> Bundle:
         crop=result.dataset.crop,
         detector=result.dataset.detector,
         normalization=Normalization(mean=mean, std=std),
-        mirrored=config.mirrored,
         bands=VerdictBands(real_below=0.0, fake_from=1.0, reason="not calibrated: every verdict is inconclusive"),
         provenance=_provenance(result, config),
     )

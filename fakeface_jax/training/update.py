@@ -171,7 +171,6 @@ def training_config(
         degrade=_as_before(DegradeConfig, before.get("degrade", _NO_DEGRADATION), bundle),
         pseudo=_as_before(PseudoFakeConfig, before.get("pseudo"), bundle),
         new_share=config.share,
-        mirrored=spec.mirrored,
     )
 
 
