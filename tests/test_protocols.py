@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation import protocols
@@ -16,7 +15,6 @@ from fakeface_jax.evaluation.paired import estimates, paired_draws
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.protocols import Scorer
 from fakeface_jax.evaluation.robustness import Degradation
-from fakeface_jax.faces import CropSpec
 
 BANDS = VerdictBands(real_below=0.3, fake_from=0.7)
 CALIBRATION = Calibration(scale=1.0, bias=0.0, method="platt", split="calibration", samples=30)
@@ -197,34 +195,6 @@ def test_kinds_of_fakes_against_all_reals():
     both = protocols.by_method([model.scored("train")], resamples=20).only(source="gan")
     assert [(row.names["method"], row.counts["fakes"]) for row in both.rows] == [("x", 6), ("y", 6)]
     assert all(row.estimates["auc"].value > 0.5 for row in both.rows)
-
-
-def test_what_a_start_has_seen_was_not_left_out():
-    spec = BundleSpec(name="x", model={"name": "report"}, crop=CropSpec(), detector="centerface", bands=BANDS)
-
-    def made(*leave_out, start=None):
-        provenance = {"config": {"loader": {"leave_out": list(leave_out)}}}
-        return provenance if start is None else provenance | {"start": {"name": "s", "id": "0", "provenance": start}}
-
-    def names(provenance):
-        return protocols.left_out(dataclasses.replace(spec, provenance=provenance))
-
-    assert names({}) == ()
-    assert names(made("a", "b/x")) == ("a", "b/x")
-    assert names(made("a", "b", start=made("a"))) == ("a",)
-    assert names(made("a", start=made())) == ()
-    assert names(made("a", "b", start={})) == ()
-    assert names(made("a/x", start=made("a"))) == ("a/x",)
-    assert names(made("a", start=made("a/x", "a/y", "b"))) == ("a/x", "a/y")
-    assert names(made("a", start=made("a", start=made("b")))) == ()
-    # Older bundles say where their weights came from, and not what those had seen.
-    old = made("a")
-    old["config"]["init_from"] = "runs/other/bundle"
-    assert names(old) == ()
-    assert names(old | {"start": None}) == ("a",)
-    for start in ("imagenet", "weights.pth", "weights.safetensors", None):
-        old["config"]["init_from"] = start
-        assert names(old) == ("a",)
 
 
 def test_unseen_methods_use_faces_of_every_split_against_test_reals():

@@ -15,12 +15,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
 
-from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.inference import Transform, named
@@ -29,7 +28,6 @@ from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.robustness import GRID, Degradation
 from fakeface_jax.evaluation.sections import ProtocolResult, Row, counts
 from fakeface_jax.labels import Label
-from fakeface_jax.models.starting_weights import IMAGENET
 
 OVERALL = "all sources"
 """The row of all faces together, which the largest source dominates."""
@@ -89,32 +87,6 @@ class Scorer:
     def read(self, predictions: Predictions) -> Scored:
         """Predictions of this scorer, with its calibration and bands."""
         return Scored(name=self.name, predictions=predictions, calibration=self.calibration, bands=self.bands)
-
-
-def left_out(spec: BundleSpec) -> tuple[str, ...]:
-    """Sources, or `source/method`, that a bundle's provenance says were left out of its training.
-
-    What the bundle that it was trained from has seen is not left out; nor is anything where that is not recorded.
-    """
-    return _left_out(spec.provenance)
-
-
-def _left_out(provenance: Mapping[str, Any]) -> tuple[str, ...]:
-    config = provenance.get("config", {})
-    names = tuple(config.get("loader", {}).get("leave_out", ()))
-    start = provenance.get("start")
-    if start is None:
-        # Bundles of older releases do not tell what they started from, if that was a bundle.
-        known = "start" in provenance or not _may_be_bundle(config.get("init_from"))
-        return names if known else ()
-    earlier = _left_out(start["provenance"])
-    # Either may have left out a source and the other one method of it: neither has seen that method.
-    both = [name for name in names if name in earlier or name.partition("/")[0] in earlier]
-    return (*both, *(name for name in earlier if name not in both and name.partition("/")[0] in names))
-
-
-def _may_be_bundle(start: str | None) -> bool:
-    return start is not None and start != IMAGENET and not start.endswith((".pth", ".safetensors"))
 
 
 def within(scored: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:

@@ -24,10 +24,9 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from flax import nnx
 
-from fakeface_jax.bundle import Bundle, load_bundle
+from fakeface_jax.bundle import WEIGHTS, Bundle, load_bundle
 from fakeface_jax.data.dataset import Dataset, open_dataset
 from fakeface_jax.data.loader import Batch, Chosen, evaluation_batches, steps_per_epoch, train_batches
 from fakeface_jax.data.replay import newest, replay
@@ -301,15 +300,14 @@ def _prepare_directory(config: TrainConfig, run: _Run, resume: bool) -> None:
     dataset = run.dataset
     story = {"config": config.story(), "manifest_sha256": dataset.manifest_sha256, "crop": str(dataset.crop)}
     if run.start is not None:
-        story["start"] = _weights_sha256(run.start)
+        # The weights alone: other thresholds make no other start.
+        story["start"] = hashlib.sha256((run.start.path / WEIGHTS).read_bytes()).hexdigest()
     if path.exists():
         if not resume:
             raise ConfigError(f"{config.output}: holds a run already; add --resume or name another directory")
         before = json.loads(path.read_text(encoding="utf-8"))
-        # Runs of earlier releases do not tell the weights that they started from.
-        told = {"start": story.get("start"), **before["story"]} if run.start else before["story"]
-        if told != story:
-            changed = [key for key in story if told.get(key) != story[key]]
+        if before["story"] != story:
+            changed = [key for key in story if before["story"].get(key) != story[key]]
             raise ConfigError(f"{config.output}: the run was started with another {', '.join(changed)}; use the same")
         workers = before["resolved"]["loader"]["workers"]
         if workers != config.loader.workers:
@@ -324,15 +322,6 @@ def _prepare_directory(config: TrainConfig, run: _Run, resume: bool) -> None:
         temporary.replace(path)
     except OSError as error:
         raise DataError(f"{config.output}: cannot be written: {error.strerror or error}") from error
-
-
-def _weights_sha256(bundle: Bundle) -> str:
-    """Of the weights alone: other thresholds make no other start."""
-    digest = hashlib.sha256()
-    for name, values in sorted(bundle.weights.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
 
 
 def _describe(config: TrainConfig, run: _Run, step: int) -> str:

@@ -29,9 +29,9 @@ from fakeface_jax.data.manifest import Manifest, load_manifest, merge
 from fakeface_jax.errors import BundleError, ConfigError, DataError
 from fakeface_jax.evaluation.comparison import Comparison, compare
 from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.lineage import left_out
 from fakeface_jax.evaluation.metrics import Estimate
 from fakeface_jax.evaluation.paired import Scored
-from fakeface_jax.evaluation.protocols import left_out
 from fakeface_jax.outputs import make_directory, whole_file
 from fakeface_jax.training.card import model_card
 from fakeface_jax.training.config import NetworkConfig, OptimizerConfig, TrainConfig, UpdateConfig

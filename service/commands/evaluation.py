@@ -65,8 +65,9 @@ class Evaluate:
         quiet_libraries()
         try:
             from fakeface_jax.data.dataset import open_dataset
+            from fakeface_jax.evaluation.lineage import left_out
             from fakeface_jax.evaluation.metrics import evaluate
-            from fakeface_jax.evaluation.protocols import OVERALL, left_out
+            from fakeface_jax.evaluation.protocols import OVERALL
             from fakeface_jax.evaluation.report import markdown_table, write_report
         except ImportError as error:
             raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
@@ -187,7 +188,8 @@ class _Scorers:
     def model(self, classifier: Any, *, name: str | None = None) -> Any:
         """A bundle's model."""
         from fakeface_jax.evaluation.inference import predict
-        from fakeface_jax.evaluation.protocols import Scorer, left_out
+        from fakeface_jax.evaluation.lineage import left_out
+        from fakeface_jax.evaluation.protocols import Scorer
 
         spec = classifier.spec
 
