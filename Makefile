@@ -73,15 +73,16 @@ format: setup  ## put the style right
 types: setup  ## types
 	@$(BIN)/mypy
 
-SETS := ciplab:$(DATA)/ciplab 140k:$(DATA)/140k csv:$(DATA)/faces.csv@dfdc,hardfake,oldgan
+WEB := athlete_headshots,ecuador_flux_lora,gpt4o_jamez,gpt4o_nanobanana_gallery,kurlyto_portraits,lfw,openforensics_kaggle,prompted_faces_768,studio_gan_512,thai_parliament,tpdne_basemax
+SETS := ciplab:$(DATA)/ciplab 140k:$(DATA)/140k csv:$(DATA)/faces.csv@dfdc,oldgan,$(WEB)
 $(RUNS)/manifest.parquet: | setup
-	$(BIN)/fakeface data merge $(SETS) --train-only hardfake --output $@
+	$(BIN)/fakeface data merge $(SETS) --output $@
 	$(BIN)/fakeface data audit $@
 
 # The report's network was trained on all of `oldgan`. Every other face is in the same split.
 REPORT_DATA := $(RUNS)/report-data
 $(REPORT_DATA)/manifest.parquet: | setup
-	$(BIN)/fakeface data merge $(SETS) --train-only hardfake oldgan --output $@
+	$(BIN)/fakeface data merge $(SETS) --train-only oldgan --output $@
 
 data: $(RUNS)/manifest.parquet  ## merge, audit and cut the faces of DATA, at 224 pixels
 	$(BIN)/fakeface data build $(RUNS)/manifest.parquet --output $(RUNS)/data --size 224
