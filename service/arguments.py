@@ -14,6 +14,7 @@ import tyro
 from service.commands.compare import Compare
 from service.commands.data import Audit, Build, Merge
 from service.commands.evaluation import Evaluate
+from service.commands.features import Features, Fit, Stills
 from service.commands.scoring import Classify, Score
 from service.commands.serving import Serve
 from service.commands.streaming import Streaming
@@ -26,6 +27,7 @@ _Data = (
     Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Build, tyro.conf.subcommand("build")]
+    | Annotated[Stills, tyro.conf.subcommand("stills")]
 )
 _Token = (
     Annotated[CreateToken, tyro.conf.subcommand("create")]
@@ -39,6 +41,8 @@ _Command = (
     | Annotated[Streaming, tyro.conf.subcommand("stream")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Features, tyro.conf.subcommand("features")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
@@ -59,6 +63,8 @@ Command = (
     | Streaming
     | Serve
     | Train
+    | Features
+    | Fit
     | Evaluate
     | Compare
     | Calibrate
@@ -66,6 +72,7 @@ Command = (
     | Merge
     | Audit
     | Build
+    | Stills
     | CreateToken
     | ListTokens
     | RevokeToken

@@ -4,12 +4,14 @@
     fakeface score VIDEO...        videos
     fakeface verify REPORT VIDEO   whether a report of a video is reproduced
     fakeface stream SOURCE         a camera or a network stream, live
-    fakeface train ...             a model
+    fakeface train ...             a network
+    fakeface features MANIFEST...  what frozen networks make of faces, cached
+    fakeface fit ...               a detector on cached features
     fakeface evaluate ...          a model: per source, robustness, sources left out
     fakeface compare OLD NEW       two evaluations of the same faces
     fakeface calibrate ...         a model's thresholds on pictures of your own
     fakeface update ...            a model, with new fakes
-    fakeface data merge|audit|build ...
+    fakeface data merge|audit|build|stills ...
     fakeface serve                 the service over HTTP, and its web page
     fakeface token create|list|revoke   who may use the service
 

@@ -6,24 +6,29 @@ waits for the slowest after every layer, and the maps of one picture stay in a c
 large, a core takes a few at a time, so that they are read from memory once for these.
 
 Example:
-    >>> OpenVinoBackend(layers, size=224, mean=mean, std=std).logits(crops)
+    >>> OpenVinoBackend.of(bundle.spec, bundle.weights).logits(crops)
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fakeface_jax.backends.graph import Channels, Ranges, build_model
-from fakeface_jax.backends.layers import Dense, Layer, inference_layers
-from fakeface_jax.bundle import BundleSpec
+from fakeface_jax.backbones import STATISTICS, load_backbone
+from fakeface_jax.backends.graph import build_model
+from fakeface_jax.backends.layers import Dense, inference_layers
+from fakeface_jax.backends.probe_graph import probe_model
+from fakeface_jax.bundle import BundleSpec, Normalization
+from fakeface_jax.errors import BundleError
+from fakeface_jax.network_config import members, pixel_scaling
 from fakeface_jax.runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _STREAMS = 8
@@ -40,40 +45,37 @@ class OpenVinoBackend:
     """The network, compiled for this machine's CPU.
 
     Args:
-        layers: from `inference_layers`.
-        size: side of the crops in pixels.
-        mean: of the pixels in [0, 1].
-        std: of the same.
-        ranges: of the activations, for int8; None for float32.
+        build: makes the `openvino.Model` from uint8 crops [n, s, s, 3] to logits [n, 1], of a single crop where it is
+            called with `one=True`.
+        piece: crops that a core computes at a time where there are many; the model of `one=False` takes so many.
     """
 
     name = "openvino"
 
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        *,
-        size: int,
-        mean: Channels,
-        std: Channels,
-        ranges: Ranges | None = None,
-    ) -> None:
+    def __init__(self, build: Callable[..., Any], *, piece: int = 1) -> None:
         self._core = openvino_core()
-        self._build = functools.partial(build_model, layers, size=size, mean=mean, std=std, ranges=ranges)
-        large = any(isinstance(layer, Dense) and layer.kernel.nbytes > _CACHED for layer in layers)
-        self._most = _PIECE if large else 1
+        self._build = build
+        self._most = piece
         self._lock = threading.Lock()
         one = self._core.compile_model(self._build(one=True), "CPU", {**CPU_SETTINGS, "PERFORMANCE_HINT": "LATENCY"})
         self._one = one.create_infer_request()
 
     @classmethod
-    def of(cls, spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> OpenVinoBackend | None:
+    def of(cls, spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> OpenVinoBackend | ExpertsBackend | None:
         """The backend of a bundle's specification and weights; None for a network that it cannot run."""
+        if spec.model.get("name") == "experts":
+            return ExpertsBackend.of(spec, weights)
+        if spec.model.get("name") == "feature_probe":
+            return cls(_probe(spec.model, weights))
         layers = inference_layers(spec.model, weights)
         if layers is None:
             return None
         pixels = spec.normalization
-        return cls(layers, size=spec.crop.size, mean=pixels.mean, std=pixels.std, ranges=spec.int8)
+        build = functools.partial(
+            build_model, layers, size=spec.crop.size, mean=pixels.mean, std=pixels.std, ranges=spec.int8
+        )
+        large = any(isinstance(layer, Dense) and layer.kernel.nbytes > _CACHED for layer in layers)
+        return cls(build, piece=_PIECE if large else 1)
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
         """Uncalibrated logits. Safe to call from several threads, which wait for each other."""
@@ -104,3 +106,54 @@ class OpenVinoBackend:
         settings = {**CPU_SETTINGS, "NUM_STREAMS": min(_STREAMS, os.cpu_count() or 1)}
         compiled = self._core.compile_model(self._build(one=False), "CPU", settings)
         return openvino.AsyncInferQueue(compiled, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+
+class ExpertsBackend:
+    """Several networks whose logits are added.
+
+    Args:
+        experts: in order.
+    """
+
+    name = "openvino"
+
+    def __init__(self, experts: Sequence[OpenVinoBackend]) -> None:
+        self._experts = tuple(experts)
+
+    @classmethod
+    def of(cls, spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> ExpertsBackend | None:
+        """The backend of a fusion; None where one of its experts is a network that OpenVINO cannot run."""
+        found = []
+        for config, own in members(spec.model, weights):
+            mean, std = pixel_scaling(config)
+            part = dataclasses.replace(spec, model=config, normalization=Normalization(mean=mean, std=std))
+            backend = OpenVinoBackend.of(part, own)
+            if not isinstance(backend, OpenVinoBackend):
+                return None
+            found.append(backend)
+        return cls(found) if found else None
+
+    def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
+        """Uncalibrated logits. Safe to call from several threads, which wait for each other."""
+        return np.sum([expert.logits(crops) for expert in self._experts], axis=0, dtype=np.float32)
+
+
+def _probe(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Callable[..., Any]:
+    backbone = load_backbone(str(config.get("backbone")), config.get("backbone_sha256"))
+    depth, taps, statistics = int(backbone.settings["depth"]), config.get("taps"), config.get("statistics", STATISTICS)
+    if (
+        not isinstance(taps, list | tuple)
+        or not all(isinstance(tap, int) and 0 <= tap < depth for tap in taps)
+        or list(taps) != sorted(set(taps))
+        or not set(statistics) <= set(STATISTICS)
+    ):
+        raise BundleError(f"taps {taps} and statistics {statistics} do not fit {backbone.name}; get the bundle again")
+    kernel, bias = (np.asarray(weights.get(f"classifier.{part}", ()), np.float32) for part in ("kernel", "bias"))
+    if kernel.shape != (len(taps) * len(statistics) * int(backbone.settings["width"]), 1) or bias.shape != (1,):
+        raise BundleError("the weights are not those of this head; get the bundle again")
+
+    def build(*, one: bool) -> Any:
+        # One crop at a time in either case: it is enough work for a core, and for all of them.
+        return probe_model(backbone, taps=taps, statistics=statistics, kernel=kernel, bias=bias)
+
+    return build

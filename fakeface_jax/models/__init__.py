@@ -13,63 +13,40 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from fakeface_jax.backbones import load_backbone
 from fakeface_jax.errors import BundleError, ConfigError
 from fakeface_jax.models.cnn import ReportCNN
 from fakeface_jax.models.efficientnet_lite import EfficientNetLite
+from fakeface_jax.models.experts import Experts
+from fakeface_jax.models.feature_probe import FeatureProbe
 from fakeface_jax.models.residual import high_pass
 from fakeface_jax.models.vit import VisionTransformer
+from fakeface_jax.network_config import members, pixel_scaling
 
-Model = ReportCNN | EfficientNetLite | VisionTransformer
+Model = ReportCNN | EfficientNetLite | VisionTransformer | FeatureProbe | Experts
 """What `create_model` makes."""
 
 _MODELS: dict[str, Callable[..., Model]] = {
     "report": ReportCNN,
     **{f"efficientnet_lite{variant}": functools.partial(EfficientNetLite, variant=variant) for variant in (0, 1, 2)},
     "vit": VisionTransformer,
+    "feature_probe": FeatureProbe,
 }
 
-NAMES = tuple(_MODELS)
+NAMES = (*_MODELS, "experts")
 """What `create_model` knows."""
 
 INPUTS = ("rgb", "residual")
 """What a network can be given: the colours, or what a high-pass filter leaves of them."""
 
 _NO_SETTINGS_OF_A_NETWORK = ("input", "mean", "std")
-
-
-Channels = tuple[float, float, float]
-"""One number per RGB channel."""
-
-
-def pixel_scaling(config: Mapping[str, Any]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation that pixels in [0, 1] are normalised by, before training and in the bundle.
-
-    Args:
-        config: as `create_model` takes it; `mean` and `std` in it, of three channels, go before the network's own.
-
-    Raises:
-        ConfigError: a mean or deviation that is not three numbers, or a deviation that is not positive.
-    """
-    mean, std = (0.0, 1.0)
-    if str(config.get("name")).startswith("efficientnet_lite"):
-        # (value - 127) / 128, as the published weights were trained.
-        mean, std = 127 / 255, 128 / 255
-    try:
-        red, green, blue = map(float, config.get("mean", (mean,) * 3))
-        scales = (float(value) for value in config.get("std", (std,) * 3))
-        red_scale, green_scale, blue_scale = scales
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"mean and std of a network's pixels are three numbers each: {error}") from error
-    if min(red_scale, green_scale, blue_scale) <= 0:
-        raise ConfigError("the standard deviation of a network's pixels must be positive")
-    return (red, green, blue), (red_scale, green_scale, blue_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +85,8 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     """
     settings = dict(config)
     name = settings.pop("name", None)
+    if name == "experts":
+        return _create_experts(settings, rngs)
     if not isinstance(name, str) or name not in _MODELS:
         raise ConfigError(f"unknown model {name!r}; known: {', '.join(NAMES)}")
     if config.get("input", INPUTS[0]) not in INPUTS:
@@ -118,6 +97,16 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
         return _MODELS[name](rngs=rngs, **settings)
     except TypeError as error:
         raise ConfigError(f"model {name!r} does not take these settings: {error}") from error
+
+
+def _create_experts(settings: Mapping[str, Any], rngs: nnx.Rngs) -> Experts:
+    members = settings.get("experts")
+    if not isinstance(members, Sequence) or not all(isinstance(one, Mapping) for one in members):
+        raise ConfigError("a fusion of experts lists the networks' configurations as `experts`")
+    size = settings.get("size")
+    if any(size is not None and one.get("size", size) != size for one in members):
+        raise ConfigError(f"experts take crops of one size, and the fusion says {size}")
+    return Experts([create_model(one, rngs) for one in members], [pixel_scaling(one) for one in members])
 
 
 def build_network(config: Mapping[str, Any], *, seed: int | None) -> Network:
@@ -192,6 +181,7 @@ def apply_function(
         BundleError: the weights are not this model's.
     """
     network = build_network(config, seed=None)
+    weights = with_backbone(config, weights)
     kinds = flatten_shapes(network.stats)
     name = str(config.get("name"))
     params = fill_state(network.params, {key: value for key, value in weights.items() if key not in kinds}, name=name)
@@ -201,6 +191,24 @@ def apply_function(
         return network.apply(*state, pixels)
 
     return apply, (params, stats)
+
+
+def with_backbone(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """A bundle's weights, and those of the backbone that it names where it names one.
+
+    Raises:
+        BundleError: this release carries no such backbone.
+    """
+    if config.get("name") == "experts":
+        found: dict[str, np.ndarray] = {}
+        for index, (member, own) in enumerate(members(config, weights)):
+            found |= {f"experts.{index}.{name}": value for name, value in with_backbone(member, own).items()}
+        return found
+    if config.get("name") != "feature_probe":
+        return weights
+    backbone = load_backbone(str(config.get("backbone")), config.get("backbone_sha256"))
+    frozen = {f"backbone.{name}": value for name, value in backbone.weights().items()}
+    return {**frozen, **weights}
 
 
 def flatten_shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:

@@ -173,17 +173,39 @@ class VisionTransformer(nnx.Module):
         Raises:
             ConfigError: the side is no multiple of the patch.
         """
+        x, rope = self._start(pixels)
+        for stage, block in enumerate(self.blocks, 1):
+            x = block(self._cut(x, stage), rope)
+        return self.norm(self._cut(x, self.config.depth + 1)[:, 0])
+
+    def depth_features(self, pixels: Float[Array, "n s s 3"], taps: Sequence[int]) -> Float[Array, "n taps 3 width"]:
+        """Class token, mean and standard deviation of the patch tokens after some blocks, float32.
+
+        Args:
+            pixels: normalised.
+            taps: blocks, counted from 0, ascending.
+
+        Raises:
+            ConfigError: the side is no multiple of the patch.
+        """
+        x, rope = self._start(pixels)
+        found = []
+        for index, block in enumerate(self.blocks[: max(taps) + 1]):
+            x = block(x, rope)
+            if index in taps:
+                found.append(depth_statistics(x.astype(jnp.float32), 1 + self.config.registers))
+        return jnp.stack(found, axis=1)
+
+    def _start(self, pixels: jax.Array) -> tuple[jax.Array, tuple[np.ndarray, np.ndarray] | None]:
+        """The tokens of the first block, and the rotation of rotary positions."""
         config = self.config
         grid, left = divmod(pixels.shape[1], config.patch)
         if left or not grid:
             raise ConfigError(f"pictures of {pixels.shape[1]} pixels cannot be cut into patches of {config.patch}")
-        x = self._tokens(pixels, grid)
         rope = None
         if not config.position_grid:
             rope = rotary_table(grid, 1 + config.registers, config.width // config.heads, config.rope_theta)
-        for stage, block in enumerate(self.blocks, 1):
-            x = block(self._cut(x, stage), rope)
-        return self.norm(self._cut(x, config.depth + 1)[:, 0])
+        return self._tokens(pixels, grid), rope
 
     def _cut(self, x: jax.Array, stage: int) -> jax.Array:
         """The input of a stage; that of the first that trains has no gradient, so no frozen stage is walked back."""
@@ -267,6 +289,14 @@ class _Block(nnx.Module):
         act = ACTIVATIONS[self.activation]
         hidden = act(self.up(y)) if self.gate is None else act(self.gate(y)) * self.up(y)
         return x + _scaled(self.down(hidden), self.layer_scale2)
+
+
+def depth_statistics(tokens: Float[Array, "n t width"], prefix: int) -> Float[Array, "n 3 width"]:
+    """Class token, and mean and standard deviation of the patch tokens, which come after `prefix` others."""
+    patches = tokens[:, prefix:]
+    # The root has no gradient at zero, which plain pictures reach.
+    deviation = jnp.sqrt(jnp.maximum(jnp.var(patches, axis=1), 1e-12))
+    return jnp.stack([tokens[:, 0], jnp.mean(patches, axis=1), deviation], axis=1)
 
 
 def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:

@@ -19,12 +19,19 @@ _VIDEOS, _TRAINING = "## Videos", "## Training"
 _LONG_TABLE = 24
 """Rows from which only all sources together are shown; the report has them per source."""
 
-_UNSEEN = {"unseen-method", "leave-one-source-out"}
+_UNSEEN = {"unseen-method", "leave-one-source-out", "leave-source-out"}
 """Protocols that show it what it was not trained on."""
 
 _LICENCE = """\
 The code is Apache-2.0. The training pictures carry non-commercial or restricted terms (ciplab, FFHQ and therefore the
 real half of 140k, DFDC), or state no licence; so these weights are for research and other non-commercial use only."""
+
+
+_BACKBONE_LICENCE = """ The faces and clips of FaceForensics++, LFW, CelebV-Text, MEAD and others that
+were fitted on carry terms of their own, or state none.
+
+The backbone's weights are OpenAI's CLIP ViT-B/16 (MIT), by the word of the Python package that carries them. CLIP's
+model card calls any deployed use, and face recognition or surveillance, out of scope."""
 
 
 def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[ProtocolResult] = ()) -> str:
@@ -43,6 +50,7 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
         f"crops with margin {spec.crop.margin} found by `{spec.detector}`. Output: P(fake) in [0, 1].",
         "## Results on the test split",
         table or "Not measured yet: run `fakeface evaluate --bundle BUNDLE --data DATA --card`.",
+        *(text for title, caption, table in _judged(provenance) for text in (f"### {title}", caption, table)),
         *(text for section in sections for text in _protocol(section)),
         "## Calibration and verdicts",
         f"- calibration: {spec.calibration.method}, fitted on {spec.calibration.samples} faces of the "
@@ -55,11 +63,16 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
         _TRAINING,
         _training(provenance, data),
         "## Limits",
-        "\n".join(_limits(sections)),
+        "\n".join(_limits(sections, bool(_judged(provenance)))),
         "## Licence and data",
-        _LICENCE,
+        _LICENCE + (_BACKBONE_LICENCE if "backbone" in provenance else ""),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _judged(provenance: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+    """Title, caption and table of what leaving sources out said of a fitted detector."""
+    return provenance.get("judge", {}).get("tables", [])
 
 
 def with_videos(card: str, spec: BundleSpec) -> str:
@@ -90,9 +103,11 @@ def _protocol(section: ProtocolResult) -> list[str]:
     return [f"### {section.title}", section.caption + note, shown.table()] if section.rows else []
 
 
-def _limits(sections: Sequence[ProtocolResult]) -> list[str]:
+def _limits(sections: Sequence[ProtocolResult], judged: bool = False) -> list[str]:
     """Where it must not be trusted; what a table above answers is not called unmeasured."""
     measured = {section.protocol for section in sections if section.rows}
+    if judged:
+        measured.add("leave-source-out")
     unseen = (
         "Generators, cameras and editing that it has not seen were not measured: expect it to be close to guessing "
         "there."
@@ -147,6 +162,8 @@ def _operating_points(points: Sequence[OperatingPoint], *, what: str = "faces") 
 def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     if not provenance:
         return "Not recorded."
+    if "backbone" in provenance:
+        return _fitting(provenance)
     best = provenance.get("best_epoch", {})
     lines = [
         f"- samples: {json.dumps(data.get('sizes', {}))}, manifest sha256 `{data.get('manifest_sha256', '')}`",
@@ -165,4 +182,23 @@ def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         earlier = start["provenance"]
         lines += ["", f"### Before that: {start['name']}, bundle `{start['id'][:12]}`, which it started from", ""]
         lines.append(_training(earlier, earlier.get("data", {})))
+    return "\n".join(lines)
+
+
+def _fitting(provenance: Mapping[str, Any]) -> str:
+    """Of heads on cached features."""
+    judged, backbone = provenance["judge"], provenance["backbone"]
+    lines = [
+        f"- two linear heads on `{backbone['name']}` (sha256 `{backbone['sha256'][:12]}`), one for changed faces and "
+        f"one for generated ones, and the network of `{provenance['detail']['name']}`; their logits are added",
+        f"- chosen by {provenance['chosen_by']}: mean AUC over methods {judged['mean_auc']:.3f}, worst source's false "
+        f"alarms {judged['worst_false_alarms']:.1%}, objective {judged['objective']:.3f}",
+        f"- {provenance['data']['views']:,} views of these pictures: {json.dumps(provenance['data']['pictures'])}",
+        f"- fitted in {provenance['training_seconds']:.0f} seconds, {json.dumps(provenance['versions'])}",
+        "- `fakeface fit` with this configuration, on such features, makes it again:",
+        "",
+        "```json",
+        json.dumps(provenance["config"], indent=2),
+        "```",
+    ]
     return "\n".join(lines)

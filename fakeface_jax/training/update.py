@@ -98,6 +98,11 @@ def update(
         Interrupted, Diverged: as `train`.
     """
     old = load_bundle(config.bundle)
+    if "backbone" in old.spec.provenance:
+        raise ConfigError(
+            f"{old.path}: is fitted on cached features; add the source with fakeface features and run fakeface fit, or "
+            "name --bundle lite0"
+        )
     _check_directory(config, resume)
     before = join_datasets([open_dataset(path) for path in config.data])
     _check_fits(old, before)

@@ -159,7 +159,7 @@ class Evaluate:
         from fakeface_jax.evaluation.report import markdown_table, verdict_table
         from fakeface_jax.training.card import model_card
 
-        metrics = {"split": self.split, **evaluation.to_dict()}
+        metrics = {**bundle.spec.metrics, "split": self.split, **evaluation.to_dict()}
         spec = dataclasses.replace(bundle.spec, metrics=metrics)
         table = f"{markdown_table(evaluation)}\n\nVerdicts:\n\n{verdict_table(evaluation)}"
         saved = save_bundle(bundle.path, spec, bundle.weights, card=model_card(spec, table=table, sections=sections))

@@ -56,7 +56,7 @@ class Calibrate:
         samples = own_data.labelled(self.data) if self.data is not None else own_data.reals_of(self.reals or "")
         classifier = FaceClassifier.load(self.bundle)
         detector = None if self.whole_image else create_detector(classifier.spec.detector)
-        with _bar("scoring") as progress:
+        with progress_bar("scoring") as progress:
             faces = own_data.read_faces(samples, classifier, detector, progress=progress)
         for name, reason in faces.rejected:
             tell(printable(f"left out: {name}: {reason}"))
@@ -106,7 +106,7 @@ class Update:
                 tell(printable(f"left out: {row.id}: {row.left_out}"))
             print(f"{fresh.counts_table()}\n", flush=True)
 
-        with quiet_tfds(), _bar("reading") as progress, Terminal(lambda: None) as terminal:
+        with quiet_tfds(), progress_bar("reading") as progress, Terminal(lambda: None) as terminal:
             done = update(self.config, terminal, resume=self.resume, progress=progress, placed=placed)
         print(f"\n{printable(done.comparison.result.caption)}\n\n{done.comparison.table()}\n")
         if done.other_data:
@@ -131,10 +131,11 @@ class Update:
 
 
 @contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str = "picture") -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal; what it gives is called with (done, in all)."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit="picture", disable=None) as bar:
+    with tqdm(desc=what, unit=unit, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

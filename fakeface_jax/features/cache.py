@@ -1,0 +1,111 @@
+"""Features of many views of many faces, kept on disk: shards of safetensors with a Parquet table each.
+
+A row is one view of one face. Its key is the picture's sha256, the view, and the kind of aligned fake where the face
+was altered first; what is there is never computed again, however often the extraction is interrupted.
+
+Example:
+    >>> cache = FeatureCache("runs/features/f11bbe26e025912b")
+    >>> columns, arrays = cache.load()
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fakeface_jax.errors import DataError
+
+COLUMNS = (
+    "sha256",
+    "view",
+    "aligned",
+    "label",
+    "source",
+    "method",
+    "group",
+    "split",
+    "id",
+    "face_side",
+    "picture_width",
+    "picture_height",
+    "picture_bytes",
+    "jpeg_tables",
+    "side",
+    "bytes_per_pixel",
+    "sharpness",
+)
+"""Of the table; `side` to `sharpness` are those of the view, as `fakeface_jax.features.views` has them."""
+
+
+class FeatureCache:
+    """A directory of shards.
+
+    Args:
+        directory: made where it is missing; one for each backbone.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def keys(self) -> set[tuple[str, str, str]]:
+        """sha256, view and kind of aligned fake of every row that is there."""
+        found: set[tuple[str, str, str]] = set()
+        for path in self._shards():
+            table = _read_table(path, ["sha256", "view", "aligned"])
+            found.update(zip(*(table[name] for name in ("sha256", "view", "aligned")), strict=True))
+        return found
+
+    def append(self, rows: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> None:
+        """Adds one shard, complete or not at all.
+
+        Args:
+            rows: with `COLUMNS`.
+            arrays: name to array with one entry a row, such as `features` [n, taps, 3, width].
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from safetensors.numpy import save_file
+
+        number = len(self._shards())
+        stem = self.directory / f"part-{number:05d}"
+        try:
+            temporary = stem.with_suffix(".tmp")
+            save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, temporary)
+            temporary.replace(stem.with_suffix(".safetensors"))
+            # The table comes last: a shard is there once its table is.
+            pq.write_table(pa.Table.from_pylist(rows), temporary)
+            temporary.replace(stem.with_suffix(".parquet"))
+        except OSError as error:
+            raise DataError(f"{stem}: cannot be written: {error.strerror or error}; check the disk") from error
+
+    def load(self, names: tuple[str, ...] = ("features",)) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """All rows: columns as arrays, and the named arrays.
+
+        Raises:
+            DataError: the cache is empty.
+        """
+        from safetensors.numpy import load_file
+
+        shards = self._shards()
+        if not shards:
+            raise DataError(f"{self.directory}: holds no features; run fakeface features first")
+        tables = [_read_table(path, None) for path in shards]
+        loaded = [load_file(path.with_suffix(".safetensors")) for path in shards]
+        columns = {name: np.concatenate([np.asarray(table[name]) for table in tables]) for name in tables[0]}
+        return columns, {name: np.concatenate([part[name] for part in loaded]) for name in names}
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.directory.glob("part-*.parquet"))
+
+
+def _read_table(path: Path, columns: list[str] | None) -> dict[str, list[Any]]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=columns).to_pydict()

@@ -1,0 +1,193 @@
+"""Linear heads on cached features: regularised logistic regression, fitted in seconds by Nesterov's gradient method.
+
+The features are standardised and rotated to their principal components before the fit, and that is folded into the
+head afterwards, so that what is stored is one matrix. Rows are weighted so that in every source reals and fakes weigh
+the same: a head that may learn "this source is fake" learns nothing else (docs/detector.md has the measurement).
+
+Example:
+    >>> design = Design.of(table, HeadConfig())
+    >>> (head,) = design.fit(within_source_weights(table, table.views == "drawn-0")[None])
+    >>> logits = design.scores(head)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Float32
+
+from fakeface_jax.errors import DataError
+from fakeface_jax.features.table import FeatureTable
+from fakeface_jax.labels import Label
+from fakeface_jax.training.fit_config import HeadConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """A fitted head on principal components.
+
+    Attributes:
+        weights: of the components.
+        bias: added.
+    """
+
+    weights: Float32[np.ndarray, " c"]
+    bias: float
+
+
+class Design:
+    """The matrix that heads are fitted on: standardised, rotated, cut.
+
+    Attributes:
+        components: [n, c], of mean square 1 / c.
+    """
+
+    def __init__(
+        self,
+        components: Float32[np.ndarray, "n c"],
+        labels: np.ndarray,
+        sources: np.ndarray,
+        rotation: Float32[np.ndarray, "f c"],
+        mean: Float32[np.ndarray, " f"],
+        config: HeadConfig,
+    ) -> None:
+        self.components, self._labels, self._rotation, self._mean = components, labels, rotation, mean
+        self._config = config
+        self._x = jnp.asarray(components)
+        self._y = jnp.asarray(labels, jnp.float32)
+        self._sources = jnp.asarray(sources[:, None] == np.unique(sources), jnp.float32)
+
+    @classmethod
+    def of(cls, table: FeatureTable, config: HeadConfig) -> Design:
+        """Prepares a table. The rotation is that of all its rows, whose labels it does not look at."""
+        x = np.asarray(table.features[:, list(config.taps)][:, :, list(config.statistics)], np.float32)
+        x = x.reshape(len(x), -1)
+        mean, std = x.mean(axis=0), x.std(axis=0) + 1e-4
+        x = (x - mean) / std
+        kept = min(config.components, *x.shape)
+        # Of so many rows as are enough for the directions that matter.
+        sample = x[np.random.default_rng(0).permutation(len(x))[: max(3000, kept)]]
+        if len(sample) < x.shape[1]:
+            values, vectors = np.linalg.eigh(sample @ sample.T)
+            rotation = sample.T @ (vectors[:, -kept:] / np.sqrt(np.maximum(values[-kept:], 1e-6)))
+        else:
+            rotation = np.linalg.eigh(sample.T @ sample)[1][:, -kept:]
+        rotation = rotation / np.sqrt(x.shape[1])
+        components = (x @ rotation).astype(np.float32)
+        return cls(components, table.labels, table.sources, (rotation / std[:, None]).astype(np.float32), mean, config)
+
+    def fit(self, weights: Float[np.ndarray, "k n"]) -> list[Head]:
+        """Fits a head for each line of weights, all at once; rows of weight 0 are not seen.
+
+        Raises:
+            DataError: a head would see one class only.
+        """
+        fakes = self._labels == Label.FAKE
+        if not weights[:, fakes].any(axis=1).all() or not weights[:, ~fakes].any(axis=1).all():
+            raise DataError("a head needs rows of both classes")
+        heads = []
+        for start in range(0, len(weights), _TOGETHER):
+            part = weights[start : start + _TOGETHER]
+            shares = jnp.asarray(part / part.sum(axis=1, keepdims=True), jnp.float32)
+            config = self._config
+            found, biases = _fit(
+                self._x, self._y, self._sources, shares, config.penalty, config.source_penalty, config.steps
+            )
+            heads += [Head(kernel, float(bias)) for kernel, bias in zip(np.asarray(found), biases, strict=True)]
+        return heads
+
+    def scores(self, head: Head, rows: Bool[np.ndarray, " n"] | None = None) -> Float32[np.ndarray, " n"]:
+        """Logits of the table's rows, or of some."""
+        x = self.components if rows is None else self.components[rows]
+        return (x @ head.weights + head.bias).astype(np.float32)
+
+    def folded(self, head: Head) -> tuple[Float32[np.ndarray, "f 1"], Float32[np.ndarray, " 1"]]:
+        """Kernel and bias on the plain features: those of `FeatureProbe`'s classifier."""
+        kernel = self._rotation.astype(np.float64) @ head.weights.astype(np.float64)
+        bias = head.bias - float(self._mean.astype(np.float64) @ kernel)
+        return kernel[:, None].astype(np.float32), np.array([bias], np.float32)
+
+
+_MOMENTUM = 0.95
+
+_TOGETHER = 64
+"""Heads that are fitted at once: products of matrices instead of a matrix with a vector each."""
+
+
+@functools.partial(jax.jit, static_argnums=6)
+@functools.partial(jax.vmap, in_axes=(None, None, None, 0, None, None, None))
+def _fit(
+    x: jax.Array, y: jax.Array, sources: jax.Array, weights: jax.Array, penalty: Any, apart: Any, steps: int
+) -> tuple[jax.Array, jax.Array]:
+    reals = weights * (1 - y)
+    totals = reals @ sources
+    there = (totals > 0).astype(jnp.float32)
+    # What each source's reals have in the mean, less what all have: the head should not tell them apart.
+    means = (sources * reals[:, None]).T @ x / jnp.maximum(totals, 1e-12)[:, None]
+    means = (means - there @ means / there.sum()) * there[:, None] / jnp.sqrt(there.sum())
+
+    def loss(parameters: tuple[jax.Array, jax.Array]) -> jax.Array:
+        kernel, bias = parameters
+        logits = x @ kernel + bias
+        fit = jnp.sum(weights * optax.sigmoid_binary_cross_entropy(logits, y))
+        return fit + 0.5 * penalty * kernel @ kernel + 0.5 * apart * jnp.sum((means @ kernel) ** 2)
+
+    def bent(direction: jax.Array) -> jax.Array:
+        return 0.25 * (weights * (x @ direction)) @ x + apart * (means @ direction) @ means
+
+    # The steepest curvature, by power iteration; that of the bias is at most a quarter.
+    def powered(_: Any, direction: jax.Array) -> jax.Array:
+        direction = bent(direction)
+        return direction / jnp.linalg.norm(direction)
+
+    direction = jax.lax.fori_loop(0, 8, powered, jnp.ones(x.shape[1], jnp.float32))
+    curvature = 0.25 + jnp.linalg.norm(bent(direction)) + penalty
+    solver = optax.sgd(0.9 / curvature, momentum=_MOMENTUM, nesterov=True)
+
+    def step(_: Any, carry: Any) -> Any:
+        parameters, state = carry
+        updates, state = solver.update(jax.grad(loss)(parameters), state)
+        return optax.apply_updates(parameters, updates), state
+
+    start = (jnp.zeros(x.shape[1], jnp.float32), jnp.zeros((), jnp.float32))
+    return jax.lax.fori_loop(0, steps, step, (start, solver.init(start)))[0]
+
+
+def within_source_weights(
+    table: FeatureTable, used: Bool[np.ndarray, " n"], *, fakes_alone: float = 0.0
+) -> Float[np.ndarray, " n"]:
+    """Weights under which a row's source says nothing of its label; 0 for rows that are not used.
+
+    In every source reals and fakes weigh the same, and among its fakes every kind of aligned fake as much as the
+    published ones; a source weighs the square root of its size. A source of reals alone, without aligned fakes of them,
+    is not used.
+
+    Args:
+        table: the rows.
+        used: which of them count.
+        fakes_alone: what a source of fakes alone weighs, relative to one with both classes; above 0 it lets the head
+            learn such sources as fake.
+    """
+    weights = np.zeros(len(table))
+    fakes = table.fakes
+    for source in np.unique(table.sources):
+        mine = used & (table.sources == source)
+        real, fake = mine & ~fakes, mine & fakes
+        total = max(int(mine.sum()), 1) ** 0.5
+        if not fake.any():
+            continue
+        if real.any():
+            kinds = np.unique(table.aligned[fake])
+            for kind in kinds:
+                one = fake & (table.aligned == kind)
+                weights[one] = total / len(kinds) / one.sum()
+            weights[real] = total / real.sum()
+        else:
+            weights[fake] = fakes_alone * total / fake.sum()
+    return weights

@@ -1,0 +1,94 @@
+"""Cached features with what is known of each row, ready to be fitted and scored.
+
+Example:
+    >>> table = FeatureTable.load("runs/features/1f0c2a9d5b7e4c33")
+    >>> table.select(table.views == "web").features.shape
+    (4206, 7, 3, 768)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+from jaxtyping import Bool, Float16, Float32, Int8, Shaped
+
+from fakeface_jax.features.cache import FeatureCache
+from fakeface_jax.labels import Label, parse_label
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureTable:
+    """Rows of a cache: one view of one face each.
+
+    Attributes:
+        features: of the backbone, [n, taps, statistics, width].
+        detail: what the fine-detail expert's last pooling gives.
+        labels: 0 real, 1 fake.
+        sources: data set.
+        methods: how a fake was made; empty for reals.
+        groups: rows that must not be parted.
+        views: of `fakeface_jax.features.views`.
+        aligned: the kind of alteration where a row is an aligned fake made here; else empty.
+        splits: of the manifest.
+        pictures: sha256 of the picture.
+        ids: source and name of the picture; those of one clip end in _NUMBER.png.
+        facts: side, bytes per pixel and sharpness of the view, and the picture's width, height, face side and bytes per
+            pixel: what the shortcut audit sees.
+    """
+
+    features: Float16[np.ndarray, "n taps stats width"]
+    detail: Float16[np.ndarray, "n d"]
+    labels: Int8[np.ndarray, " n"]
+    sources: Shaped[np.ndarray, " n"]
+    methods: Shaped[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"]
+    views: Shaped[np.ndarray, " n"]
+    aligned: Shaped[np.ndarray, " n"]
+    splits: Shaped[np.ndarray, " n"]
+    pictures: Shaped[np.ndarray, " n"]
+    ids: Shaped[np.ndarray, " n"]
+    facts: Float32[np.ndarray, "n 7"]
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> FeatureTable:
+        """Reads a cache. Raises `DataError` where it is empty."""
+        columns, arrays = FeatureCache(directory).load(("features", "detail"))
+        pixels = columns["picture_width"].astype(np.float64) * columns["picture_height"]
+        facts = [
+            columns["side"],
+            columns["bytes_per_pixel"],
+            columns["sharpness"],
+            columns["picture_width"],
+            columns["picture_height"],
+            columns["face_side"],
+            columns["picture_bytes"] / pixels,
+        ]
+        return cls(
+            features=arrays["features"],
+            detail=arrays["detail"],
+            labels=np.array([parse_label(one) for one in columns["label"]], np.int8),
+            sources=columns["source"],
+            methods=columns["method"],
+            groups=columns["group"],
+            views=columns["view"],
+            aligned=columns["aligned"],
+            splits=columns["split"],
+            pictures=columns["sha256"],
+            ids=columns["id"],
+            facts=np.stack([np.asarray(fact, np.float32) for fact in facts], axis=1),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: Bool[np.ndarray, " n"]) -> FeatureTable:
+        """The rows where the mask is true."""
+        parts = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **parts)
+
+    @property
+    def fakes(self) -> Bool[np.ndarray, " n"]:
+        """Which rows are fakes."""
+        return self.labels == Label.FAKE

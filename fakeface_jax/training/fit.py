@@ -1,0 +1,347 @@
+"""From cached features to a calibrated bundle: the heads fitted, thresholds found on sources they had not seen.
+
+The detector is a fusion of experts, whose logits are added: two linear heads on a frozen backbone's features, one for
+changed faces (swaps, blends, lip-sync) and one for faces that a generator made whole, and a small network trained end
+to end that sees finer detail. One head for all kinds does worse: blends and reconstructions pull it apart.
+
+The recipe is judged, and everything that follows from scores is fitted, on the logits that leaving sources out gives
+(`fakeface_jax.evaluation.leave_source_out`): each face is scored by heads that saw neither its source nor its method.
+Faces of sources that the small network was trained on have no say in it, as that network is the same in every fold.
+
+Example:
+    >>> config = FitConfig(output=Path("runs/detector"))
+    >>> result = fit_detector(table, config, load_backbone(BACKBONE), load_bundle(DETAIL))
+    >>> result.bundle.spec.bands.fake_from
+    0.83
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from fakeface_jax.backbones import STATISTICS, Backbone
+from fakeface_jax.bundle import Bundle, BundleSpec, Normalization, save_bundle
+from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands, VideoDecision
+from fakeface_jax.evaluation.calibration import (
+    balanced_weights,
+    choose_bands,
+    choose_operating_points,
+    fit_calibration,
+)
+from fakeface_jax.evaluation.leave_source_out import FALSE_ALARMS, LeaveSourceOut, leave_source_out, merged_sources
+from fakeface_jax.evaluation.weighted import weighted_metrics
+from fakeface_jax.features.extractor import TAPS
+from fakeface_jax.features.head import Design, Head, within_source_weights
+from fakeface_jax.features.table import FeatureTable
+from fakeface_jax.labels import Label
+from fakeface_jax.training.card import model_card
+from fakeface_jax.training.fit_config import FitConfig
+
+SPLIT = "sources left out"
+"""What calibration and operating points call the faces that they were fitted on."""
+
+RATES = (0.01, FALSE_ALARMS, 0.05)
+"""Error rates of the thresholds that a bundle states; `fake` begins at the middle one."""
+
+VIDEO_RULE = "worst_person"
+"""How a video's faces become one score: the mean of the most fake person's logits."""
+
+_CLIP = re.compile(r"(.+)_\d{6}\.png")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FitResult:
+    """What came out.
+
+    Attributes:
+        bundle: as written.
+        judged: what leaving sources out says of it.
+    """
+
+    bundle: Bundle
+    judged: LeaveSourceOut
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fused:
+    """The experts' logits as one: factors that make all spread alike over reals, and a shift that centres them.
+
+    Attributes:
+        head: both heads in one, which is linear as they are.
+        detail: what the small network's logits are multiplied by.
+        shift: added.
+    """
+
+    head: Head
+    detail: float
+    shift: float
+
+
+class Recipe:
+    """A recipe that can be fitted on some rows and score others.
+
+    Args:
+        table: all rows.
+        config: of the fit.
+        detail: the bundle of the small network.
+    """
+
+    def __init__(self, table: FeatureTable, config: FitConfig, detail: Bundle) -> None:
+        self.table, self.config = table, config
+        self.design = Design.of(table, config.head)
+        kernel, bias = (detail.weights[f"classifier.{part}"].astype(np.float64) for part in ("kernel", "bias"))
+        self.detail = table.detail.astype(np.float64) @ kernel[:, 0] + bias[0]
+        shown = table.views == config.head.fitted_views
+        plain, generated = table.aligned == "", np.isin(table.sources, config.generators)
+        reals = ~table.fakes
+        changed_fakes = (table.aligned == "blend") | (plain & ~generated)
+        generated_fakes = np.isin(table.aligned, ("taef2", "upsample")) | (plain & generated)
+        self._weights = {
+            "changed": within_source_weights(table, shown & (reals | changed_fakes)),
+            "generated": within_source_weights(
+                table, shown & (reals | generated_fakes), fakes_alone=config.fakes_alone
+            ),
+        }
+
+    def __call__(self, fitted: Bool[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+        """Logits of all rows by recipes that were fitted on some of them each."""
+        fused = self.fit(fitted)
+        return np.stack([self.design.scores(one.head) + one.detail * self.detail + one.shift for one in fused])
+
+    def fit(self, fitted: Bool[np.ndarray, "k n"]) -> list[Fused]:
+        """The recipe of some rows each."""
+        changed, generated = (self.design.fit(weights * fitted) for weights in self._weights.values())
+        return [self._fuse(one, other, rows) for one, other, rows in zip(changed, generated, fitted, strict=True)]
+
+    def _fuse(self, changed: Head, generated: Head, fitted: Bool[np.ndarray, " n"]) -> Fused:
+        config = self.config
+        # Over the reals that were fitted on, as the heads weigh them: fakes of one kind are many, or strange.
+        weights = self._weights["changed"] * fitted * ~self.table.fakes
+        weights = weights / weights.sum()
+
+        def factor(logits: Float[np.ndarray, " n"], share: float) -> tuple[float, float]:
+            mean = float(weights @ logits)
+            spread = float(np.sqrt(weights @ (logits - mean) ** 2))
+            return share / max(spread, 1e-6), mean
+
+        first, first_mean = factor(self.design.scores(changed), config.changed)
+        second, second_mean = factor(self.design.scores(generated), config.generated)
+        third, third_mean = factor(self.detail, config.detail)
+        kernel = first * changed.weights + second * generated.weights
+        head = Head(kernel.astype(np.float32), first * changed.bias + second * generated.bias)
+        return Fused(head, third, -(first * first_mean + second * second_mean + third * third_mean))
+
+
+def fit_detector(
+    table: FeatureTable,
+    config: FitConfig,
+    backbone: Backbone,
+    detail: Bundle,
+) -> FitResult:
+    """Fits, judges, calibrates and writes a bundle.
+
+    Args:
+        table: development data; the test split is not in it.
+        config: what is fitted.
+        backbone: whose features the table holds.
+        detail: the small network, whose last pooling the table holds.
+
+    Raises:
+        DataError: too few sources, or one class only.
+        BundleError: the bundle cannot be written.
+    """
+    started = time.monotonic()
+    # Other views in the cache have no say, in the principal components either.
+    table = table.select(np.isin(table.views, (config.head.fitted_views, config.scored_view)))
+    seen = trained_sources(detail)
+    recipe = Recipe(table, config, detail)
+    judged = leave_source_out(table, recipe, view=config.scored_view, without=seen)
+    (fused,) = recipe.fit(np.ones((1, len(table)), bool))
+    kernel, bias = recipe.design.folded(Head(fused.head.weights, fused.head.bias + fused.shift))
+    weights = {"experts.0.classifier.kernel": kernel, "experts.0.classifier.bias": bias}
+    for name, value in detail.weights.items():
+        scaled = value * np.float32(fused.detail) if name.startswith("classifier.") else value
+        weights[f"experts.1.{name}"] = scaled
+    faces, clips = _faces(table, judged.logits), _clips(table, judged.logits)
+    calibration, points, bands = faces.decisions()
+    metrics = {"faces": faces.figures(calibration)}
+    video = None
+    if len(set(clips.labels.tolist())) == 2:
+        # A video's score is made of calibrated logits.
+        clips = dataclasses.replace(clips, logits=calibration.logit(clips.logits))
+        video_calibration, video_points, video_bands = clips.decisions()
+        metrics["clips"] = clips.figures(video_calibration)
+        video = VideoDecision(
+            rule=VIDEO_RULE,
+            calibration=video_calibration,
+            operating_points=video_points,
+            bands=video_bands,
+            fitted_on=f"{len(clips.labels)} labelled clips ({int(clips.labels.sum())} fake), each by the largest "
+            "face of up to six frames, scaled and compressed as on the web, and by heads that saw neither its source "
+            "nor its method",
+        )
+    spec = BundleSpec(
+        name=config.output.name,
+        model={
+            "name": "experts",
+            "size": detail.spec.crop.size,
+            "experts": [
+                {
+                    "name": "feature_probe",
+                    "backbone": backbone.name,
+                    "backbone_sha256": backbone.sha256,
+                    "taps": [TAPS[place] for place in config.head.taps],
+                    "statistics": [STATISTICS[place] for place in config.head.statistics],
+                },
+                dict(detail.spec.model),
+            ],
+        },
+        crop=detail.spec.crop,
+        detector=detail.spec.detector,
+        normalization=Normalization(),
+        calibration=calibration,
+        operating_points=points,
+        bands=bands,
+        video=video,
+        metrics={"sources_left_out": metrics},
+        provenance=_provenance(table, config, backbone, detail, judged, time.monotonic() - started),
+    )
+    card = model_card(spec)
+    return FitResult(bundle=save_bundle(config.output / "bundle", spec, weights, card=card), judged=judged)
+
+
+def trained_sources(bundle: Bundle) -> tuple[str, ...]:
+    """The sources that a bundle's training saw, as its provenance lists them."""
+    return tuple(bundle.spec.metrics.get("sources", {})) or ("140k", "ciplab", "dfdc", "oldgan")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Scored:
+    """Faces or clips that were scored by heads that had not seen their source, ready to be calibrated on.
+
+    Attributes:
+        labels: 0 real, 1 fake.
+        logits: a face's own, or the mean over a clip's faces.
+        groups: what must not be parted.
+        sources: merged as they were left out.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    groups: np.ndarray
+    sources: np.ndarray
+
+    def decisions(self) -> tuple[Calibration, tuple[OperatingPoint, ...], VerdictBands]:
+        """Probabilities, thresholds and bands; classes count alike, and sources within them."""
+        weights = balanced_weights(self.labels, self.sources)
+        calibration = fit_calibration(self.labels, self.logits, split=SPLIT, groups=self.groups, weights=weights)
+        p_fake = calibration(self.logits)
+        points = choose_operating_points(
+            self.labels, p_fake, split=SPLIT, groups=self.groups, weights=weights, rates=RATES
+        )
+        bands = choose_bands(points, fpr=FALSE_ALARMS)
+        reason = f"{bands.reason}: each scored by heads that saw neither its source nor its method, sources alike"
+        return calibration, points, dataclasses.replace(bands, reason=reason)
+
+    def _verdicts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which are called fake and which real, each source by thresholds that were chosen on all others."""
+        called_fake, called_real = np.zeros(len(self.labels), bool), np.zeros(len(self.labels), bool)
+        for source in np.unique(self.sources):
+            mine = self.sources == source
+            rest = _Scored(**{name: getattr(self, name)[~mine] for name in ("labels", "logits", "groups", "sources")})
+            calibration, _, bands = rest.decisions()
+            p_fake = calibration(self.logits[mine])
+            called_fake[mine], called_real[mine] = p_fake >= bands.fake_from, p_fake < bands.real_below
+        return called_fake, called_real
+
+    def figures(self, calibration: Calibration) -> dict[str, float]:
+        """What verdicts are worth on a source that neither heads nor thresholds have seen; all count once."""
+        p_fake, called_fake, called_real = calibration(self.logits), *self._verdicts()
+        fakes = self.labels == 1
+        decided = called_fake | called_real
+        right = np.where(fakes, called_fake, called_real)
+        metrics = weighted_metrics(self.labels.astype(np.int64), p_fake, np.ones((1, len(p_fake))))
+        return {
+            "reals": int((~fakes).sum()),
+            "fakes": int(fakes.sum()),
+            "auc": float(metrics["auc"][0]),
+            "decided": float(decided.mean()),
+            "right_of_decided": float(right[decided].mean()) if decided.any() else 0.0,
+            "reals_called_fake": float(called_fake[~fakes].mean()),
+            "fakes_called_fake": float(called_fake[fakes].mean()),
+            "fakes_called_real": float(called_real[fakes].mean()),
+        }
+
+
+def _faces(table: FeatureTable, logits: Float[np.ndarray, " n"]) -> _Scored:
+    known = np.isfinite(logits)
+    return _Scored(
+        labels=table.labels[known],
+        logits=logits[known],
+        groups=table.groups[known],
+        sources=merged_sources(table)[known],
+    )
+
+
+def _clips(table: FeatureTable, logits: Float[np.ndarray, " n"]) -> _Scored:
+    """Clips among the faces, each with the mean of its logits."""
+    known = np.isfinite(logits)
+    names = np.array([_CLIP.sub(r"\1", name) if _CLIP.fullmatch(name) else "" for name in table.ids])
+    rows = [np.flatnonzero(known & (names == clip)) for clip in np.unique(names[known & (names != "")])]
+    first = np.array([mine[0] for mine in rows], np.int64)
+    return _Scored(
+        labels=table.labels[first],
+        logits=np.array([logits[mine].mean() for mine in rows]),
+        groups=table.groups[first],
+        sources=merged_sources(table)[first],
+    )
+
+
+def _provenance(
+    table: FeatureTable,
+    config: FitConfig,
+    backbone: Backbone,
+    detail: Bundle,
+    judged: LeaveSourceOut,
+    seconds: float,
+) -> Mapping[str, Any]:
+    counts: dict[str, dict[str, int]] = {}
+    plain = table.aligned == ""
+    pictures = {}
+    for source, label, picture in zip(table.sources[plain], table.labels[plain], table.pictures[plain], strict=True):
+        pictures[picture] = (source, label)
+    for source, label in pictures.values():
+        counts.setdefault(str(source), {"real": 0, "fake": 0})[str(Label(int(label)))] += 1
+    return {
+        "config": {
+            "head": dataclasses.asdict(config.head),
+            **{
+                name: getattr(config, name) for name in ("changed", "generated", "detail", "fakes_alone", "scored_view")
+            },
+            "generators": list(config.generators),
+        },
+        "data": {"pictures": counts, "views": len(table)},
+        "backbone": {"name": backbone.name, "sha256": backbone.sha256},
+        "detail": {"name": detail.spec.name, "id": detail.id},
+        "judge": {
+            "objective": judged.objective,
+            "mean_auc": judged.mean_auc,
+            "worst_false_alarms": judged.worst_false_alarms,
+            "tables": [[part.title, part.caption, part.table()] for part in (judged.methods, judged.sources)],
+        },
+        "chosen_by": "leaving sources and methods out",
+        "training_seconds": seconds,
+        "machine": platform.machine(),
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in ("jax", "flax", "optax", "fakeface-jax")},
+    }
