@@ -102,7 +102,7 @@ class Design:
             heads += [Head(kernel, float(bias)) for kernel, bias in zip(np.asarray(found), biases, strict=True)]
         return heads
 
-    def scores(self, head: Head, rows: Bool[np.ndarray, " n"] | None = None) -> Float32[np.ndarray, " n"]:
+    def scores(self, head: Head, rows: Bool[np.ndarray, " n"] | None = None) -> Float32[np.ndarray, " m"]:
         """Logits of the table's rows, or of some."""
         x = self.components if rows is None else self.components[rows]
         return (x @ head.weights + head.bias).astype(np.float32)
