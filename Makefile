@@ -109,7 +109,7 @@ train: $(FIRST)/bundle  ## train the model that ships into runs/lite0
 	  --init-from $(FIRST)/bundle --learning-rate 6e-4 $(RECIPE)
 
 evaluate: setup  ## the model that ships on the test split, into runs/lite0/test
-	$(BIN)/fakeface evaluate --bundle lite0 --data $(FACES) --output $(RUNS)/lite0/test \
+	$(BIN)/fakeface evaluate --data $(FACES) --output $(RUNS)/lite0/test \
 	  --protocol within by-method reals-only face-size robustness --baseline
 
 evaluate-unseen: $(FIRST)/bundle  ## the same before it was shown old GANs, on their faces
