@@ -31,7 +31,7 @@ BACKBONES = Path(__file__).parent / "pretrained" / "backbones"
 """Where they are; each can be named without its path."""
 
 STATISTICS = ("class", "mean", "deviation")
-"""What is kept of a block's tokens: the class token, and mean and standard deviation of the patch tokens."""
+"""Statistics of a block's tokens: the class token, and mean and standard deviation of the patch tokens."""
 
 SPEC = "backbone.json"
 STEP = ":step"

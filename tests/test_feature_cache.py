@@ -90,7 +90,7 @@ def test_what_cannot_be_written_is_told(tmp_path):
     assert cache.keys() == set()
 
 
-def test_a_table_has_labels_and_facts_of_every_row(tmp_path):
+def test_a_table_has_the_labels_and_arrays_of_every_row(tmp_path):
     FeatureCache(tmp_path).append(_rows(0, 4), _arrays(0, 4))
     table = FeatureTable.load(tmp_path)
     assert len(table) == 4
@@ -98,7 +98,6 @@ def test_a_table_has_labels_and_facts_of_every_row(tmp_path):
     assert table.detail.shape == (4, 5)
     assert table.labels.tolist() == [0, 1, 0, 1]
     np.testing.assert_array_equal(table.fakes, [False, True, False, True])
-    np.testing.assert_allclose(table.facts[0], [100, 0.5, 0.1, 100, 100, 100, 0.5])
     fakes = table.select(table.fakes)
     assert fakes.sources.tolist() == ["s1", "s3"]
     np.testing.assert_array_equal(fakes.features[:, 0, 0, 0], [1, 3])

@@ -38,10 +38,8 @@ def _table(parts, *, width: int = 5, seed: int = 0) -> FeatureTable:
         groups=names,
         views=columns["view"],
         aligned=columns["aligned"],
-        splits=np.full(len(rows), "train"),
         pictures=names,
         ids=names,
-        facts=np.zeros((len(rows), 7), np.float32),
     )
 
 
@@ -151,13 +149,6 @@ def test_the_folded_kernel_gives_the_same_logits_on_plain_features(small):
     np.testing.assert_allclose((plain @ kernel + bias)[:, 0], design.scores(head), atol=1e-3)
 
 
-def test_some_rows_can_be_scored_alone(small):
-    design = Design.of(small, CONFIG)
-    (head,) = design.fit(np.ones((1, len(small))))
-    rows = small.sources == "b"
-    np.testing.assert_allclose(design.scores(head, rows), design.scores(head)[rows], atol=1e-6)
-
-
 def test_heads_that_are_fitted_together_are_those_that_are_fitted_alone(small, monkeypatch):
     weights = np.random.default_rng(0).uniform(0, 1, (5, len(small)))
     # In two lots, of which the last is smaller.
@@ -176,26 +167,6 @@ def test_a_head_of_one_class_is_refused(small, only):
     weights = np.stack([np.ones(len(small)), (small.labels == only).astype(float)])
     with pytest.raises(DataError, match="both classes"):
         Design.of(small, CONFIG).fit(weights)
-
-
-def test_a_penalty_on_sources_brings_their_reals_together():
-    table = _table([("a", "real", "", 60), ("a", "fake", "x", 60), ("b", "real", "", 60), ("b", "fake", "y", 60)])
-    features = table.features.copy()
-    features[table.sources == "b", :, :, 0] += 1
-    table = dataclasses.replace(table, features=features)
-
-    def apart(penalty: float) -> float:
-        design = Design.of(table, dataclasses.replace(CONFIG, source_penalty=penalty))
-        # A head that sees the fakes of one source alone would learn that source.
-        weights = np.where((table.sources == "a") & table.fakes, 0.0, 1.0)
-        logits = design.scores(design.fit(weights[None])[0])
-        means = [logits[(table.sources == name) & ~table.fakes].mean() for name in "ab"]
-        return abs(means[1] - means[0])
-
-    plain, penalised, more = apart(0), apart(10), apart(1000)
-    assert plain > 0.2
-    assert more < penalised < 0.8 * plain
-    assert more < 0.1 * plain
 
 
 def test_reals_and_fakes_of_a_source_weigh_the_same():

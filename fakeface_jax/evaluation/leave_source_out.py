@@ -1,4 +1,4 @@
-"""How a recipe does on what it has not seen: every source of reals and every method of fakes left out in turn.
+"""Judges a recipe by what it has not seen: every source of reals and every method of fakes left out in turn.
 
 For every source of fakes, and every group of sources of reals, a head is fitted that saw neither: no face of these
 sources, real or fake, none of a group that they share, and no fake of the same family of methods (`FAMILIES`) from
@@ -34,7 +34,7 @@ FALSE_ALARMS = 0.02
 """The share of unseen reals that thresholds are chosen for."""
 
 PENALTY = 0.5
-"""What a worst source's false alarms above that cost, against a point of AUC."""
+"""Cost of the worst source's false alarms above that share, in AUC."""
 
 LEAST = 12
 """Faces that a source or a method needs for a row of its own."""
@@ -50,7 +50,7 @@ SMALL = "clips of many small sources"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LeaveSourceOut:
-    """What was found.
+    """Result of the protocol.
 
     Attributes:
         methods: a row for every method of fakes.
@@ -80,19 +80,21 @@ def merged_sources(table: FeatureTable, *, view: str = "web") -> np.ndarray:
     return names.astype(str)
 
 
-FAMILIES = ("stylegan", "gpt-4o", "wav2lip", "faceswap", "deepfakes", "fomm")
-"""Words by which methods of several sources are known as one, whatever else their names say."""
+FAMILIES = {
+    "stylegan": "stylegan",
+    "gpt-4o": "gpt-4o",
+    "wav2lip": "wav2lip",
+    "faceswap": "face swap",
+    "deepfakes": "face swap",
+    "fomm": "fomm",
+}
+"""Words in the names of methods, and the family that they tell: methods of one family are left out together."""
 
 
 def method_families(methods: np.ndarray) -> np.ndarray:
-    """What of a method is left out with it: its family where it has one, else its name."""
-    found = []
-    for method in methods.tolist():
-        plain = str(method).lower()
-        swaps = {"deepfakes": "faceswap"}
-        family = next((word for word in FAMILIES if word in plain), plain)
-        found.append(swaps.get(family, family))
-    return np.array(found)
+    """Returns each method's family, or its own name where it has none."""
+    names = [str(method).lower() for method in methods.tolist()]
+    return np.array([next((FAMILIES[word] for word in FAMILIES if word in name), name) for name in names])
 
 
 def leave_source_out(
@@ -235,7 +237,7 @@ def _mean_auc(
     random: np.random.Generator,
     resamples: int,
 ) -> Estimate:
-    """Over the sources of reals, each by the head that did not see it."""
+    """Means over the sources of reals, each scored by the head that did not see it."""
     pairs = []
     for fakes, fake_logits, reals, real_logits in folds:
         for name in np.unique(sources[reals]):

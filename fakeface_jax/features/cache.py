@@ -37,7 +37,7 @@ COLUMNS = (
     "bytes_per_pixel",
     "sharpness",
 )
-"""Of the table; `side` to `sharpness` are those of the view, as `fakeface_jax.features.views` has them."""
+"""Columns of the table; `side` to `sharpness` are those of the view, as `fakeface_jax.features.views` has them."""
 
 
 class FeatureCache:

@@ -1,4 +1,4 @@
-"""What two frozen networks make of faces, computed by OpenVINO on a CPU: what the cache is filled with.
+"""Computes the features that the cache is filled with: two frozen networks, run by OpenVINO on a CPU.
 
 Example:
     >>> extractor = FeatureExtractor.default()

@@ -52,7 +52,6 @@ class Design:
         self,
         components: Float32[np.ndarray, "n c"],
         labels: np.ndarray,
-        sources: np.ndarray,
         rotation: Float32[np.ndarray, "f c"],
         mean: Float32[np.ndarray, " f"],
         config: HeadConfig,
@@ -61,7 +60,6 @@ class Design:
         self._config = config
         self._x = jnp.asarray(components)
         self._y = jnp.asarray(labels, jnp.float32)
-        self._sources = jnp.asarray(sources[:, None] == np.unique(sources), jnp.float32)
 
     @classmethod
     def of(cls, table: FeatureTable, config: HeadConfig) -> Design:
@@ -71,7 +69,7 @@ class Design:
         mean, std = x.mean(axis=0), x.std(axis=0) + 1e-4
         x = (x - mean) / std
         kept = min(config.components, *x.shape)
-        # Of so many rows as are enough for the directions that matter.
+        # So many rows are enough for the directions that matter.
         sample = x[np.random.default_rng(0).permutation(len(x))[: max(3000, kept)]]
         if len(sample) < x.shape[1]:
             values, vectors = np.linalg.eigh(sample @ sample.T)
@@ -80,7 +78,7 @@ class Design:
             rotation = np.linalg.eigh(sample.T @ sample)[1][:, -kept:]
         rotation = rotation / np.sqrt(x.shape[1])
         components = (x @ rotation).astype(np.float32)
-        return cls(components, table.labels, table.sources, (rotation / std[:, None]).astype(np.float32), mean, config)
+        return cls(components, table.labels, (rotation / std[:, None]).astype(np.float32), mean, config)
 
     def fit(self, weights: Float[np.ndarray, "k n"]) -> list[Head]:
         """Fits a head for each line of weights, all at once; rows of weight 0 are not seen.
@@ -95,17 +93,13 @@ class Design:
         for start in range(0, len(weights), _TOGETHER):
             part = weights[start : start + _TOGETHER]
             shares = jnp.asarray(part / part.sum(axis=1, keepdims=True), jnp.float32)
-            config = self._config
-            found, biases = _fit(
-                self._x, self._y, self._sources, shares, config.penalty, config.source_penalty, config.steps
-            )
+            found, biases = _fit(self._x, self._y, shares, self._config.penalty, self._config.steps)
             heads += [Head(kernel, float(bias)) for kernel, bias in zip(np.asarray(found), biases, strict=True)]
         return heads
 
-    def scores(self, head: Head, rows: Bool[np.ndarray, " n"] | None = None) -> Float32[np.ndarray, " m"]:
-        """Logits of the table's rows, or of some."""
-        x = self.components if rows is None else self.components[rows]
-        return (x @ head.weights + head.bias).astype(np.float32)
+    def scores(self, head: Head) -> Float32[np.ndarray, " n"]:
+        """Logits of the table's rows."""
+        return (self.components @ head.weights + head.bias).astype(np.float32)
 
     def folded(self, head: Head) -> tuple[Float32[np.ndarray, "f 1"], Float32[np.ndarray, " 1"]]:
         """Kernel and bias on the plain features: those of `FeatureProbe`'s classifier."""
@@ -120,26 +114,16 @@ _TOGETHER = 64
 """Heads that are fitted at once: products of matrices instead of a matrix with a vector each."""
 
 
-@functools.partial(jax.jit, static_argnums=6)
-@functools.partial(jax.vmap, in_axes=(None, None, None, 0, None, None, None))
-def _fit(
-    x: jax.Array, y: jax.Array, sources: jax.Array, weights: jax.Array, penalty: Any, apart: Any, steps: int
-) -> tuple[jax.Array, jax.Array]:
-    reals = weights * (1 - y)
-    totals = reals @ sources
-    there = (totals > 0).astype(jnp.float32)
-    # What each source's reals have in the mean, less what all have: the head should not tell them apart.
-    means = (sources * reals[:, None]).T @ x / jnp.maximum(totals, 1e-12)[:, None]
-    means = (means - there @ means / there.sum()) * there[:, None] / jnp.sqrt(there.sum())
-
+@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jax.vmap, in_axes=(None, None, 0, None, None))
+def _fit(x: jax.Array, y: jax.Array, weights: jax.Array, penalty: Any, steps: int) -> tuple[jax.Array, jax.Array]:
     def loss(parameters: tuple[jax.Array, jax.Array]) -> jax.Array:
         kernel, bias = parameters
         logits = x @ kernel + bias
-        fit = jnp.sum(weights * optax.sigmoid_binary_cross_entropy(logits, y))
-        return fit + 0.5 * penalty * kernel @ kernel + 0.5 * apart * jnp.sum((means @ kernel) ** 2)
+        return jnp.sum(weights * optax.sigmoid_binary_cross_entropy(logits, y)) + 0.5 * penalty * kernel @ kernel
 
     def bent(direction: jax.Array) -> jax.Array:
-        return 0.25 * (weights * (x @ direction)) @ x + apart * (means @ direction) @ means
+        return 0.25 * (weights * (x @ direction)) @ x
 
     # The steepest curvature, by power iteration; that of the bias is at most a quarter.
     def powered(_: Any, direction: jax.Array) -> jax.Array:

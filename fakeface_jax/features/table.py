@@ -12,7 +12,7 @@ import dataclasses
 import os
 
 import numpy as np
-from jaxtyping import Bool, Float16, Float32, Int8, Shaped
+from jaxtyping import Bool, Float16, Int8, Shaped
 
 from fakeface_jax.features.cache import FeatureCache
 from fakeface_jax.labels import Label, parse_label
@@ -31,11 +31,8 @@ class FeatureTable:
         groups: rows that must not be parted.
         views: of `fakeface_jax.features.views`.
         aligned: the kind of alteration where a row is an aligned fake made here; else empty.
-        splits: of the manifest.
         pictures: sha256 of the picture.
         ids: source and name of the picture; those of one clip end in _NUMBER.png.
-        facts: side, bytes per pixel and sharpness of the view, and the picture's width, height, face side and bytes per
-            pixel: what the shortcut audit sees.
     """
 
     features: Float16[np.ndarray, "n taps stats width"]
@@ -46,25 +43,13 @@ class FeatureTable:
     groups: Shaped[np.ndarray, " n"]
     views: Shaped[np.ndarray, " n"]
     aligned: Shaped[np.ndarray, " n"]
-    splits: Shaped[np.ndarray, " n"]
     pictures: Shaped[np.ndarray, " n"]
     ids: Shaped[np.ndarray, " n"]
-    facts: Float32[np.ndarray, "n 7"]
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> FeatureTable:
         """Reads a cache. Raises `DataError` where it is empty."""
         columns, arrays = FeatureCache(directory).load(("features", "detail"))
-        pixels = columns["picture_width"].astype(np.float64) * columns["picture_height"]
-        facts = [
-            columns["side"],
-            columns["bytes_per_pixel"],
-            columns["sharpness"],
-            columns["picture_width"],
-            columns["picture_height"],
-            columns["face_side"],
-            columns["picture_bytes"] / pixels,
-        ]
         return cls(
             features=arrays["features"],
             detail=arrays["detail"],
@@ -74,10 +59,8 @@ class FeatureTable:
             groups=columns["group"],
             views=columns["view"],
             aligned=columns["aligned"],
-            splits=columns["split"],
             pictures=columns["sha256"],
             ids=columns["id"],
-            facts=np.stack([np.asarray(fact, np.float32) for fact in facts], axis=1),
         )
 
     def __len__(self) -> int:

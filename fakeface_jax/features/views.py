@@ -124,7 +124,7 @@ def _drawn(square: UInt8[np.ndarray, "d d 3"], rng: np.random.Generator) -> tupl
 
 
 def _scaled(square: UInt8[np.ndarray, "d d 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
-    """As `crop_face` scales: areas are averaged where it shrinks, bilinear where it grows."""
+    """Scales as `crop_face` does: areas are averaged where it shrinks, bilinear where it grows."""
     if len(square) == side:
         return square
     interpolation = cv2.INTER_AREA if len(square) > side else cv2.INTER_LINEAR

@@ -71,7 +71,7 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
 
 
 def _judged(provenance: Mapping[str, Any]) -> Sequence[Sequence[str]]:
-    """Title, caption and table of what leaving sources out said of a fitted detector."""
+    """Returns title, caption and table of each part of what leaving sources out said of a fitted detector."""
     return provenance.get("judge", {}).get("tables", [])
 
 
@@ -186,7 +186,7 @@ def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _fitting(provenance: Mapping[str, Any]) -> str:
-    """Of heads on cached features."""
+    """Describes how heads on cached features were fitted."""
     judged, backbone = provenance["judge"], provenance["backbone"]
     lines = [
         f"- two linear heads on `{backbone['name']}` (sha256 `{backbone['sha256'][:12]}`), one for changed faces and "

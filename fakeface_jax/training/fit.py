@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float
 from fakeface_jax.backbones import STATISTICS, Backbone
 from fakeface_jax.bundle import Bundle, BundleSpec, Normalization, save_bundle
 from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands, VideoDecision
+from fakeface_jax.errors import ConfigError
 from fakeface_jax.evaluation.calibration import (
     balanced_weights,
     choose_bands,
@@ -48,20 +49,20 @@ from fakeface_jax.training.card import model_card
 from fakeface_jax.training.fit_config import FitConfig
 
 SPLIT = "sources left out"
-"""What calibration and operating points call the faces that they were fitted on."""
+"""Name, in calibration and operating points, of the faces that they were fitted on."""
 
 RATES = (0.01, FALSE_ALARMS, 0.05)
 """Error rates of the thresholds that a bundle states; `fake` begins at the middle one."""
 
 VIDEO_RULE = "worst_person"
-"""How a video's faces become one score: the mean of the most fake person's logits."""
+"""Rule that makes one score of a video's faces: the mean of the most fake person's logits."""
 
 _CLIP = re.compile(r"(.+)_\d{6}\.png")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FitResult:
-    """What came out.
+    """Result of a fit.
 
     Attributes:
         bundle: as written.
@@ -163,49 +164,27 @@ def fit_detector(
     started = time.monotonic()
     # Other views in the cache have no say, in the principal components either.
     table = table.select(np.isin(table.views, (config.head.fitted_views, config.scored_view)))
-    seen = trained_sources(detail)
     recipe = Recipe(table, config, detail)
-    judged = leave_source_out(table, recipe, view=config.scored_view, without=seen)
+    judged = leave_source_out(table, recipe, view=config.scored_view, without=trained_sources(detail))
     (fused,) = recipe.fit(np.ones((1, len(table)), bool))
     kernel, bias = recipe.design.folded(Head(fused.head.weights, fused.head.bias + fused.shift))
     weights = {"experts.0.classifier.kernel": kernel, "experts.0.classifier.bias": bias}
     for name, value in detail.weights.items():
         scaled = value * np.float32(fused.detail) if name.startswith("classifier.") else value
         weights[f"experts.1.{name}"] = scaled
-    faces, clips = _faces(table, judged.logits), _clips(table, judged.logits)
+    sources = merged_sources(table, view=config.scored_view)
+    faces, clips = _faces(table, judged.logits, sources), _clips(table, judged.logits, sources)
     calibration, points, bands = faces.decisions()
     metrics = {"faces": faces.figures(calibration)}
     video = None
     if len(set(clips.labels.tolist())) == 2:
         # A video's score is made of calibrated logits.
         clips = dataclasses.replace(clips, logits=calibration.logit(clips.logits))
-        video_calibration, video_points, video_bands = clips.decisions()
-        metrics["clips"] = clips.figures(video_calibration)
-        video = VideoDecision(
-            rule=VIDEO_RULE,
-            calibration=video_calibration,
-            operating_points=video_points,
-            bands=video_bands,
-            fitted_on=f"{len(clips.labels)} labelled clips ({int(clips.labels.sum())} fake), each by the largest "
-            "face of up to six frames, scaled and compressed as on the web, and by heads that saw neither its source "
-            "nor its method",
-        )
+        video = _video_decision(clips)
+        metrics["clips"] = clips.figures(video.calibration)
     spec = BundleSpec(
         name=config.output.name,
-        model={
-            "name": "experts",
-            "size": detail.spec.crop.size,
-            "experts": [
-                {
-                    "name": "feature_probe",
-                    "backbone": backbone.name,
-                    "backbone_sha256": backbone.sha256,
-                    "taps": [TAPS[place] for place in config.head.taps],
-                    "statistics": [STATISTICS[place] for place in config.head.statistics],
-                },
-                dict(detail.spec.model),
-            ],
-        },
+        model=_model(config, backbone, detail),
         crop=detail.spec.crop,
         detector=detail.spec.detector,
         normalization=Normalization(),
@@ -216,13 +195,45 @@ def fit_detector(
         metrics={"sources_left_out": metrics},
         provenance=_provenance(table, config, backbone, detail, judged, time.monotonic() - started),
     )
-    card = model_card(spec)
-    return FitResult(bundle=save_bundle(config.output / "bundle", spec, weights, card=card), judged=judged)
+    bundle = save_bundle(config.output / "bundle", spec, weights, card=model_card(spec))
+    return FitResult(bundle=bundle, judged=judged)
+
+
+def _model(config: FitConfig, backbone: Backbone, detail: Bundle) -> dict[str, Any]:
+    """Describes the fusion as `fakeface_jax.models.create_model` takes it."""
+    probe = {
+        "name": "feature_probe",
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.sha256,
+        "taps": [TAPS[place] for place in config.head.taps],
+        "statistics": [STATISTICS[place] for place in config.head.statistics],
+    }
+    return {"name": "experts", "size": detail.spec.crop.size, "experts": [probe, dict(detail.spec.model)]}
+
+
+def _video_decision(clips: _Scored) -> VideoDecision:
+    calibration, points, bands = clips.decisions()
+    return VideoDecision(
+        rule=VIDEO_RULE,
+        calibration=calibration,
+        operating_points=points,
+        bands=bands,
+        fitted_on=f"{len(clips.labels)} labelled clips ({int(clips.labels.sum())} fake), each by the largest "
+        "face of up to six frames, scaled and compressed as on the web, and by heads that saw neither its source nor "
+        "its method",
+    )
 
 
 def trained_sources(bundle: Bundle) -> tuple[str, ...]:
-    """The sources that a bundle's training saw, as its provenance lists them."""
-    return tuple(bundle.spec.metrics.get("sources", {})) or ("140k", "ciplab", "dfdc", "oldgan")
+    """Returns the sources that a bundle was trained on: those that its test split has.
+
+    Raises:
+        ConfigError: the bundle does not say.
+    """
+    found = tuple(bundle.spec.metrics.get("sources", {}))
+    if not found:
+        raise ConfigError(f"{bundle.path}: does not say which sources it saw; run fakeface evaluate --card on it")
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -265,7 +276,7 @@ class _Scored:
         return called_fake, called_real
 
     def figures(self, calibration: Calibration) -> dict[str, float]:
-        """What verdicts are worth on a source that neither heads nor thresholds have seen; all count once."""
+        """Measures verdicts on sources that neither heads nor thresholds have seen; each face or clip counts once."""
         p_fake, called_fake, called_real = calibration(self.logits), *self._verdicts()
         fakes = self.labels == 1
         decided = called_fake | called_real
@@ -283,17 +294,17 @@ class _Scored:
         }
 
 
-def _faces(table: FeatureTable, logits: Float[np.ndarray, " n"]) -> _Scored:
+def _faces(table: FeatureTable, logits: Float[np.ndarray, " n"], sources: np.ndarray) -> _Scored:
     known = np.isfinite(logits)
     return _Scored(
         labels=table.labels[known],
         logits=logits[known],
         groups=table.groups[known],
-        sources=merged_sources(table)[known],
+        sources=sources[known],
     )
 
 
-def _clips(table: FeatureTable, logits: Float[np.ndarray, " n"]) -> _Scored:
+def _clips(table: FeatureTable, logits: Float[np.ndarray, " n"], sources: np.ndarray) -> _Scored:
     """Clips among the faces, each with the mean of its logits."""
     known = np.isfinite(logits)
     names = np.array([_CLIP.sub(r"\1", name) if _CLIP.fullmatch(name) else "" for name in table.ids])
@@ -303,7 +314,7 @@ def _clips(table: FeatureTable, logits: Float[np.ndarray, " n"]) -> _Scored:
         labels=table.labels[first],
         logits=np.array([logits[mine].mean() for mine in rows]),
         groups=table.groups[first],
-        sources=merged_sources(table)[first],
+        sources=sources[first],
     )
 
 

@@ -28,14 +28,13 @@ GENERATED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """How the heads are fitted. The defaults are what leaving sources out chose (docs/detector.md).
+    """Settings of the heads. The defaults are what leaving sources out chose (docs/detector.md).
 
     Attributes:
         taps: places among the cache's taps.
         statistics: places among `fakeface_jax.backbones.STATISTICS`.
         components: principal components that are kept.
         penalty: of the squared weights of standardised components, for a mean log loss.
-        source_penalty: of the variance of the sources' mean logits of reals.
         steps: of the gradient method.
         fitted_views: rows of this view are fitted.
     """
@@ -44,7 +43,6 @@ class HeadConfig:
     statistics: tuple[int, ...] = (0, 1)
     components: int = 384
     penalty: float = 3e-4
-    source_penalty: float = 0.0
     steps: int = 300
     fitted_views: str = "drawn-0"
 
@@ -57,7 +55,7 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """What is fitted: a head for changed faces, one for generated faces, and a small network beside them.
+    """Settings of a fit: a head for changed faces, one for generated faces, and a small network beside them.
 
     Attributes:
         output: the run directory; the bundle is written into `bundle` in it.
