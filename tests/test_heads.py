@@ -10,9 +10,9 @@ from scipy.optimize import minimize
 
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.leave_source_out import FALSE_ALARMS, GROUPS, PENALTY, leave_source_out, merged_sources
+from fakeface_jax.features.config import HeadConfig
 from fakeface_jax.features.head import Design, within_source_weights
 from fakeface_jax.features.table import FeatureTable
-from fakeface_jax.training.fit_config import HeadConfig
 
 REALS = 49
 """Of a source, so that one of them is as near to the stated share of false alarms as it can be."""

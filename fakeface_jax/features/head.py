@@ -23,9 +23,9 @@ import optax
 from jaxtyping import Bool, Float, Float32
 
 from fakeface_jax.errors import DataError
+from fakeface_jax.features.config import HeadConfig
 from fakeface_jax.features.table import FeatureTable
 from fakeface_jax.labels import Label
-from fakeface_jax.training.fit_config import HeadConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

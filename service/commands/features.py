@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.training.fit_config import FitConfig
+from fakeface_jax.features.config import FitConfig
 from service.commands import NEEDS_TRAINING_EXTRA, quiet_libraries
 
 
