@@ -182,7 +182,7 @@ def _stored(weights: Mapping[str, np.ndarray], dtype: np.dtype | type) -> dict[s
 
 def _reference(spec: BundleSpec, stored: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """What a backend will be checked by; None where JAX alone will run the network."""
-    from fakeface_jax.backends.layers import inference_layers
+    from fakeface_jax.backends.inference_layers import inference_layers
     from fakeface_jax.backends.reference import int8_logits, reference_logits
 
     weights = {key: np.asarray(value, np.float32) for key, value in stored.items()}

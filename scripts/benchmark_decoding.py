@@ -21,9 +21,9 @@ import av
 import numpy as np
 from benchmarks.clips import repeat
 
-from video import walk
-from video.frames import open_video
-from video.sampling import Sampling
+from fakeface_jax.video.reading import reader as walk
+from fakeface_jax.video.reading.opencv import open_video
+from fakeface_jax.video.reading.sampling import Sampling
 
 
 def make_clip(path: Path, frames: int = 250) -> None:

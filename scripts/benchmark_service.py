@@ -30,7 +30,7 @@ def through_library(pictures: list[bytes], count: int) -> float:
     """Pictures per second, one after the other, with all that the service does to a picture but HTTP and isolation."""
     from fakeface_jax.classifier import FaceClassifier
     from fakeface_jax.detectors import create_detector
-    from video.scoring import score_image
+    from fakeface_jax.video.scoring import score_image
 
     if not _LOADED:
         classifier = FaceClassifier.load()
@@ -117,7 +117,7 @@ def main() -> int:
         command = [
             sys.executable,
             "-m",
-            "service.cli",
+            "fakeface_jax.cli.main",
             "serve",
             "--state",
             f"{folder}/state",

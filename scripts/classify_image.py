@@ -5,7 +5,7 @@ python scripts/classify_image.py photo.jpg --save scored.jpg
 
 import sys
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["classify", *sys.argv[1:]]))

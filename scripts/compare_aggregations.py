@@ -4,10 +4,11 @@
     python scripts/compare_aggregations.py --bundle runs/lite0/bundle --data runs/data/fake_faces/faces-224 \\
       --videos ../shared/data/videos.csv
 
-Each rule is calibrated on faces of the calibration split that are shown as videos (`video.calibration`), and then
-measured on four sets, none of which that saw: faces of the validation split shown as videos, and labelled videos whole,
-cut to two seconds, and as partial fakes: three seconds of a fake inside the real minute of the same source.
-The rule that ships is chosen by the first set and by partial fakes made of it; the labelled videos only test it.
+Each rule is calibrated on faces of the calibration split that are shown as videos
+(`fakeface_jax.video.verdict.video_calibration`), and then measured on four sets, none of which that saw: faces of the
+validation split shown as videos, and labelled videos whole, cut to two seconds, and as partial fakes: three seconds of
+a fake inside the real minute of the same source. The rule that ships is chosen by the first set and by partial fakes
+made of it; the labelled videos only test it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import open_dataset
 from fakeface_jax.decision import VideoDecision
 from fakeface_jax.detectors import create_detector
-from fakeface_jax.evaluation.weighted import weighted_metrics
+from fakeface_jax.evaluation.weighted_metrics import weighted_metrics
 from fakeface_jax.labels import parse_label
-from video.aggregation import RULES, Scores, aggregate
-from video.calibration import SECONDS_APART, fit_video_decision, moving_logits
-from video.sampling import Sampling
-from video.scoring import score_video
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.scoring import score_video
+from fakeface_jax.video.verdict.aggregation import RULES, Scores, aggregate
+from fakeface_jax.video.verdict.video_calibration import SECONDS_APART, fit_video_decision, moving_logits
 
 SHORT, FAKE_SECONDS, MINUTE = 2.0, 3.0, 60.0
 FPS = 4.0

@@ -19,10 +19,10 @@ import numpy as np
 
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.faces import CropSpec, crop_face
-from video.finding import find_faces
-from video.frames import open_video
-from video.sampling import Sampling
-from video.tracks import overlap
+from fakeface_jax.video.faces.detection import find_faces
+from fakeface_jax.video.faces.tracking import overlap
+from fakeface_jax.video.reading.opencv import open_video
+from fakeface_jax.video.reading.sampling import Sampling
 
 SPACINGS = (0.0, 0.1, 0.2, 0.3, 0.5)
 

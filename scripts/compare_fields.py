@@ -22,7 +22,7 @@ from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.faces import crop_face
-from video.frames import open_video
+from fakeface_jax.video.reading.opencv import open_video
 
 
 def main() -> None:

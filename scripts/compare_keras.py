@@ -22,13 +22,13 @@ import numpy as np
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import Dataset, open_dataset
 from fakeface_jax.decision import Calibration, VerdictBands
+from fakeface_jax.evaluation.batch_scoring import predict
 from fakeface_jax.evaluation.comparison import compare
-from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.evaluation_report import markdown_table
 from fakeface_jax.evaluation.metrics import evaluate
-from fakeface_jax.evaluation.paired import Scored
+from fakeface_jax.evaluation.paired_bootstrap import Scored
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.report import markdown_table
-from fakeface_jax.evaluation.weighted import THRESHOLD
+from fakeface_jax.evaluation.weighted_metrics import THRESHOLD
 
 
 def main() -> None:

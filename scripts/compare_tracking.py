@@ -5,8 +5,8 @@
 
 Scenes are made of clips that show one person each, so that every face's person is known by construction: alone, beside
 each other, cut to another and back (as they are, and framed alike, so that the faces lie in the same place), passing in
-front of each other, and lost for a while. Faces are found once per scene, by `video.finding`; every tracker gets the
-same ones, at five samplings. Prints Markdown: sums of
+front of each other, and lost for a while. Faces are found once per scene, by `fakeface_jax.video.faces.detection`;
+every tracker gets the same ones, at five samplings. Prints Markdown: sums of
 
 - switches: a person's number is another than that of the person's last face,
 - glued: people beyond the first under one number, which mixes their scores,
@@ -38,7 +38,7 @@ from tracking_scenes import NOT_ONE_PERSON, SAME_PERSON, Scene, Step, sampled, s
 
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.faces import Box
-from video.tracks import Tracker, overlap
+from fakeface_jax.video.faces.tracking import Tracker, overlap
 
 LIBRARIES = {"trackers": "trackers==2.6.1", "norfair": "norfair-enough==2.4.3"}
 """Module -> what to install. Alive on PyPI, permissive, on given boxes, neither GPU nor PyTorch. motpy (2021) is not
@@ -60,7 +60,7 @@ class Contender(Protocol):
 
 
 def ours(rate: float) -> Contender:
-    """`video.tracks`; nothing is adapted to the sampling."""
+    """`fakeface_jax.video.faces.tracking`; nothing is adapted to the sampling."""
     tracker = Tracker()
     return lambda step: list(tracker.assign(step.time, [face.box for face in step.faces], step.looks))
 

@@ -5,7 +5,7 @@ python scripts/evaluate.py --data runs/report-data/fake_faces/faces-150 --output
 
 import sys
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -32,7 +32,16 @@ class Service:
     """`fakeface serve` on a port, killed and started again."""
 
     def __init__(self, state: Path, port: int) -> None:
-        self._command = [sys.executable, "-m", "service.cli", "serve", "--state", str(state), "--port", str(port)]
+        self._command = [
+            sys.executable,
+            "-m",
+            "fakeface_jax.cli.main",
+            "serve",
+            "--state",
+            str(state),
+            "--port",
+            str(port),
+        ]
         self._command += ["--attempts", "1000"]
         self.url = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,7 +3,8 @@
     python scripts/quantize.py --bundle lite0 --data runs/data/fake_faces/faces-224 --output runs/lite0-int8
 
 Ranges are observed on faces of the training split. Probabilities and thresholds are fitted again on the calibration
-split; those of videos have to be too (`video.calibration`). Prints AUC per source on the validation split for both.
+split; those of videos have to be too (`fakeface_jax.video.verdict.video_calibration`). Prints AUC per source on the
+validation split for both.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from fakeface_jax.backends.int8 import FACES, observed_ranges
 from fakeface_jax.bundle import Bundle, load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import Dataset, open_dataset
-from fakeface_jax.evaluation.inference import labelled_faces, map_crops, predict
-from fakeface_jax.evaluation.weighted import point_metrics
+from fakeface_jax.evaluation.batch_scoring import labelled_faces, map_crops, predict
+from fakeface_jax.evaluation.weighted_metrics import point_metrics
 from fakeface_jax.training.card import model_card
 from fakeface_jax.training.finish import calibrate
 

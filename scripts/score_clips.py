@@ -18,11 +18,11 @@ import numpy as np
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import MediaError
-from fakeface_jax.evaluation.weighted import weighted_metrics
+from fakeface_jax.evaluation.weighted_metrics import weighted_metrics
 from fakeface_jax.labels import parse_label
-from video.report import main_people as main_people_of
-from video.sampling import Sampling
-from video.scoring import score_video
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.report.video_report import main_people as main_people_of
+from fakeface_jax.video.scoring import score_video
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ python scripts/score_video.py clip.mp4 --fps 2 --save scored.mp4
 
 import sys
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["score", *sys.argv[1:]]))

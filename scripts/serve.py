@@ -5,7 +5,7 @@ python scripts/serve.py --port 8000
 
 import sys
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["serve", *sys.argv[1:]]))

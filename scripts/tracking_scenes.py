@@ -1,7 +1,7 @@
 """Scenes whose people are known by construction: what `compare_tracking` measures on, of clips of one person each.
 
 Neighbours in the list of clips meet: beside each other, cut to another and back, passing each other, lost for a while.
-Faces are found once per scene, by `video.finding` as in use, on a clock of 25 frames a second.
+Faces are found once per scene, by `fakeface_jax.video.faces.detection` as in use, on a clock of 25 frames a second.
 
 Example:
     >>> for scene in scenes(clips, create_detector()):
@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 
 from fakeface_jax.faces import Box, Face, FaceDetector
-from video.finding import find_faces
-from video.frames import Frame, open_video
-from video.sampling import Sampling
-from video.tracks import Look
+from fakeface_jax.video.faces.detection import find_faces
+from fakeface_jax.video.faces.tracking import Look
+from fakeface_jax.video.reading.opencv import Frame, open_video
+from fakeface_jax.video.reading.sampling import Sampling
 
 NOT_ONE_PERSON = {"face_recognition_short_hamilton"}
 SAME_PERSON = {"ffpp_NeuralTextures_004_982", "ffpp_Deepfakes_519_515", "ffpp-like_cyshih_fake"}

@@ -7,7 +7,7 @@ The device is what JAX finds; JAX_PLATFORMS=cpu forces the CPU. A minute on a CP
 
 import sys
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

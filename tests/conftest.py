@@ -78,7 +78,7 @@ def two_sources(tmp_path_factory) -> Path:
     """About 100 prepared crops of 64 pixels in two sources; the fakes of one are brighter, of the other smoother."""
     import cv2
 
-    from service.cli import main
+    from fakeface_jax.cli.main import main
 
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)

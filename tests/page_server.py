@@ -32,7 +32,7 @@ def running_service(state: Path, log: Path, streams: Sequence[str]) -> Iterator[
     command = [
         sys.executable,
         "-m",
-        "service.cli",
+        "fakeface_jax.cli.main",
         "serve",
         "--port",
         "0",
@@ -75,7 +75,7 @@ def _ready(address: str) -> bool:
 
 def token(state: Path, command: str, name: str) -> str:
     """What `fakeface token COMMAND NAME` prints."""
-    words = [sys.executable, "-m", "service.cli", "token", command, name, "--state", str(state)]
+    words = [sys.executable, "-m", "fakeface_jax.cli.main", "token", command, name, "--state", str(state)]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

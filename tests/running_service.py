@@ -14,11 +14,11 @@ import uvicorn
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.detectors import create_detector
-from service.http.app import create_app
-from service.http.protocol import PatientProtocol
-from service.http.state import State
-from service.settings import ServiceConfig
-from service.storage.store import Store
+from fakeface_jax.server.http.app import create_app
+from fakeface_jax.server.http.service_state import State
+from fakeface_jax.server.http.timeouts import PatientProtocol
+from fakeface_jax.server.service_config import ServiceConfig
+from fakeface_jax.server.storage.store import Store
 
 
 @functools.cache

@@ -13,9 +13,9 @@ import random
 
 import numpy as np
 
-from video.live.captures import ConnectionLost, Picture
-from video.live.settings import StreamConfig
-from video.live.streams import Stream
+from fakeface_jax.video.live.capture import ConnectionLost, Picture
+from fakeface_jax.video.live.stream import Stream
+from fakeface_jax.video.live.stream_config import StreamConfig
 
 _NUMBERS = itertools.count()
 

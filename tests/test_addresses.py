@@ -3,7 +3,7 @@
 import pytest
 
 from fakeface_jax.errors import ConfigError, OpenError
-from service.addresses import AllowList, parse_url
+from fakeface_jax.server.url_policy import AllowList, parse_url
 
 ALLOW = AllowList(hosts=("media.example.org", "*.cdn.example.org", "8.8.8.8", "2606:4700::1111"))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fakeface_jax.errors import ConfigError
-from video.aggregation import RULES, Scores, aggregate
+from fakeface_jax.video.verdict.aggregation import RULES, Scores, aggregate
 
 
 def logit(p):

@@ -8,11 +8,11 @@ import pytest
 
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import Cancelled, DecodeError
-from video import ahead
-from video.ahead import decode_ahead
-from video.frame_source import Frame
-from video.sampling import Sampling
-from video.scoring import score_video
+from fakeface_jax.video.reading import prefetch as ahead
+from fakeface_jax.video.reading.prefetch import decode_ahead
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.reading.source import Frame
+from fakeface_jax.video.scoring import score_video
 
 
 def frame(index, side=64):

@@ -15,7 +15,7 @@ import pytest
 import scipy.ndimage
 
 from fakeface_jax.data.augment import NO_AUGMENTATION, affine_matrices, augment, warp
-from fakeface_jax.data.config import AugmentConfig, LoaderConfig
+from fakeface_jax.data.augmentation_config import AugmentConfig, LoaderConfig
 from fakeface_jax.errors import ConfigError
 
 jitted = jax.jit(augment, static_argnums=2)

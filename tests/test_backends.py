@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError  # where the run checks types, it comes before our own check
 
-from fakeface_jax import lite
+from fakeface_jax import efficientnet_lite_config as lite
 from fakeface_jax.backends import choice
 from fakeface_jax.backends.choice import create_backend
-from fakeface_jax.backends.layers import Conv, Residual, inference_layers
+from fakeface_jax.backends.inference_layers import Conv, Residual, inference_layers
 from fakeface_jax.backends.openvino import OpenVinoBackend
 from fakeface_jax.backends.reference import agrees, probe_crops, reference_logits
 from fakeface_jax.backends.xla import JaxBackend
@@ -37,7 +37,7 @@ def small_lite(monkeypatch):
     first = lite._STAGES[0]
     monkeypatch.setattr(lite, "_STAGES", (first, (5, 2, 6, 16, 2), first))
     monkeypatch.setattr(efficientnet_lite, "HEAD", 24)
-    monkeypatch.setattr("fakeface_jax.backends.layers.HEAD", 24)
+    monkeypatch.setattr("fakeface_jax.backends.inference_layers.HEAD", 24)
 
 
 def random_weights(config, seed=0):
@@ -302,7 +302,7 @@ def test_gradients_come_from_jax(tiny_bundle):
 def test_scoring_imports_no_jax_and_reports_to_nobody(model):
     program = (
         "import sys\n"
-        "from service.cli import main\n"
+        "from fakeface_jax.cli.main import main\n"
         "code = main(['classify', 'samples/real_collins.jpg', '--model', sys.argv[1], '--format', 'jsonl'])\n"
         "print(code, *sorted({name.split('.')[0] for name in sys.modules}))\n"
     )
@@ -318,12 +318,12 @@ def test_scoring_imports_no_jax_and_reports_to_nobody(model):
 
 def test_openvino_is_imported_in_one_place_only():
     found = []
-    for folder in ("fakeface_jax", "video", "service"):
+    for folder in ("fakeface_jax", "video", "cli", "server"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             lines = path.read_text(encoding="utf-8").splitlines()
             found += [path.name for line in lines if line.split()[:2] in (["import", "openvino"], ["from", "openvino"])]
     # Twice in `import_openvino`, which keeps its converter, and with that a web analytics service, out.
-    assert found == ["runtime.py", "runtime.py"]
+    assert found == ["openvino_runtime.py", "openvino_runtime.py"]
 
 
 def test_a_signal_after_networks_have_gone_is_heard(tiny_bundle):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 SCORED, FAILED, REFUSED = 0, 3, 2
 """Exit codes of a call with a good input beside the one in question."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batching import Batcher, Busy, GivenUp, Ticket
+from fakeface_jax.server.batching import Batcher, Busy, GivenUp, Ticket
 
 
 class SlowModel:

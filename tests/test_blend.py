@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fakeface_jax.data import blend
-from fakeface_jax.data.blend import self_blend, up_sample
+from fakeface_jax.data import pseudo_fakes as blend
+from fakeface_jax.data.pseudo_fakes import self_blend, up_sample
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.faces import CropSpec, crop_face, landmarks_in_crop
 from fakeface_jax.images import decode_image

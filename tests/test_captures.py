@@ -14,10 +14,10 @@ from mjpeg_server import MjpegServer
 from simulated_stream import agrees
 
 from fakeface_jax.errors import ConfigError, MediaError
-from video.live.captures import StreamSource
-from video.live.redaction import display_address, display_host
-from video.live.settings import StreamConfig
-from video.live.streams import Skip, State, Stream
+from fakeface_jax.video.live.capture import StreamSource
+from fakeface_jax.video.live.redaction import display_address, display_host
+from fakeface_jax.video.live.stream import Skip, State, Stream
+from fakeface_jax.video.live.stream_config import StreamConfig
 
 SECRET = "hunter2"
 ADDRESS = f"rtsp://admin:{SECRET}@camera.local:554/live"

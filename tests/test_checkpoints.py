@@ -8,7 +8,7 @@ import pytest
 from fakeface_jax.errors import DataError
 from fakeface_jax.models import build_network, flatten_state
 from fakeface_jax.training.checkpoints import Checkpoints
-from fakeface_jax.training.state import Layout, init_state
+from fakeface_jax.training.train_state import Layout, init_state
 
 
 def make_state(size=32, seed=0):

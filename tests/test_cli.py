@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fakeface_jax.cli import main as cli
+from fakeface_jax.cli.inputs import expand
+from fakeface_jax.cli.main import main
+from fakeface_jax.cli.output import Records
 from fakeface_jax.errors import BundleError, ConfigError, DataError, OpenError, printable
-from service import cli
-from service.cli import main
-from service.commands.inputs import expand
-from service.commands.output import Records
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 
@@ -73,7 +73,7 @@ def fakeface(*words, model=None, **settings):
 def test_help_is_light():
     program = (
         "import resource, sys\n"
-        "from service.cli import main\n"
+        "from fakeface_jax.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
         "heavy = {'jax', 'flax', 'cv2', 'numpy', 'optax', 'grain', 'tensorflow_datasets', 'matplotlib'}\n"
@@ -380,7 +380,7 @@ def test_names_cannot_forge_lines_or_move_the_cursor(run, tmp_path, media, monke
 
 
 def test_progress_bars_show_no_control_characters(monkeypatch):
-    from service.commands.scoring import _bar
+    from fakeface_jax.cli.score import _bar
 
     terminal = io.StringIO()
     terminal.isatty = lambda: True
@@ -439,7 +439,7 @@ def test_control_c_is_quiet(run, media, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("video.scoring.score_image", interrupted)
+    monkeypatch.setattr("fakeface_jax.video.scoring.score_image", interrupted)
     assert run("classify", media / "cup.png") == (130, "", "fakeface: interrupted\n")
 
 
@@ -476,10 +476,10 @@ def test_signals_that_are_ignored_stay_so():
 def test_control_c_while_commands_are_imported(monkeypatch, capsys):
     class Interrupting:
         def find_spec(self, name, *_):
-            if name == "service.arguments":
+            if name == "fakeface_jax.cli.arguments":
                 raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "service.arguments", raising=False)
+    monkeypatch.delitem(sys.modules, "fakeface_jax.cli.arguments", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     assert main(["classify", "x.png"]) == 130
     assert capsys.readouterr() == ("", "fakeface: interrupted\n")
@@ -487,7 +487,7 @@ def test_control_c_while_commands_are_imported(monkeypatch, capsys):
 
 def test_start_imports_next_to_nothing():
     # What is imported before main() is where Ctrl-C still prints a traceback.
-    program = "import sys, service.cli; print('tyro' in sys.modules)"
+    program = "import sys, fakeface_jax.cli.main; print('tyro' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"False\n"
 
 
@@ -495,7 +495,7 @@ def test_bugs_keep_their_traceback(run, media, monkeypatch, tmp_path):
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("video.scoring.score_image", broken)
+    monkeypatch.setattr("fakeface_jax.video.scoring.score_image", broken)
     (tmp_path / "r.json").write_text("old")
     with pytest.raises(ZeroDivisionError):
         run("classify", media / "cup.png", "--format", "json", "--output", tmp_path / "r.json")
@@ -505,7 +505,7 @@ def test_bugs_keep_their_traceback(run, media, monkeypatch, tmp_path):
     def lost(*_, **__):
         raise ConnectionResetError("not the fault of the output")
 
-    monkeypatch.setattr("video.scoring.score_image", lost)
+    monkeypatch.setattr("fakeface_jax.video.scoring.score_image", lost)
     with pytest.raises(ConnectionResetError):
         run("classify", media / "cup.png", "--output", tmp_path / "r.json")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
@@ -687,7 +687,7 @@ def test_score_takes_no_pictures_and_exit_codes(run, media):
 
 
 def test_errors_know_their_exit_codes():
-    from fakeface_jax.training.loop import Diverged, Interrupted
+    from fakeface_jax.training.train_loop import Diverged, Interrupted
 
     codes = [cli._exit_code(error) for error in (ConfigError("x"), DataError("x"), BundleError("x"))]
     assert codes == [2, 2, 2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 

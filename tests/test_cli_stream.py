@@ -16,10 +16,10 @@ import pytest
 from mjpeg_server import MjpegServer
 from PIL import Image
 
+from fakeface_jax.cli.main import main
+from fakeface_jax.cli.stream_alerts import QUEUE, Webhook, save_evidence
 from fakeface_jax.errors import ConfigError
-from service.cli import main
-from service.commands.alerts import QUEUE, Webhook, save_evidence
-from video.live.scorer import Evidence
+from fakeface_jax.video.live.scorer import Evidence
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 SECRET = "hunter2"
@@ -167,7 +167,7 @@ def test_signals_end_it_with_a_summary(sure_bundle, face_picture):
 # In a process of its own: a signal to the process of the tests reaches whatever thread of it, of any library.
 INTERRUPTED = """
 import signal
-from service.commands.streaming import _signals_that_stop
+from fakeface_jax.cli.stream_command import _signals_that_stop
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with Ctrl-C ignored
 with _signals_that_stop() as stop:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from fakeface_jax.bundle import load_bundle
-from fakeface_jax.training import loop
-from service.cli import main
-from service.commands import training
+from fakeface_jax.cli import train
+from fakeface_jax.cli.main import main
+from fakeface_jax.training import train_loop as loop
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 
@@ -194,7 +194,7 @@ def test_a_diverged_run_exits_with_1(data, tmp_path, monkeypatch, capsys):
 
 
 def test_progress_in_a_log_file_is_lines(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_LINES", 0.0)
     assert main(words(data, tmp_path / "run", "--checkpoint-every", "4", epochs=1)) == 0
     err = capsys.readouterr().err
     lines = [line for line in err.splitlines() if line.startswith("epoch 1")]

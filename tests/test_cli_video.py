@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from service.cli import main
-from video.report import FRAME_COLUMNS
+from fakeface_jax.cli.main import main
+from fakeface_jax.video.report.video_report import FRAME_COLUMNS
 
 CLIP = Path(__file__).parent.parent / "samples" / "real_collins_pan.mp4"
 

@@ -9,14 +9,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from test_evaluation_report import FIGURES_AS_DOTS
 
+from fakeface_jax.cli.compare import Compare
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.comparison import FIGURES, OVERALL, compare, read_report
+from fakeface_jax.evaluation.evaluation_report import write_report
 from fakeface_jax.evaluation.metrics import evaluate
-from fakeface_jax.evaluation.paired import Scored
+from fakeface_jax.evaluation.paired_bootstrap import Scored
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.report import write_report
-from service.commands.compare import Compare
 
 BANDS = VerdictBands(real_below=0.3, fake_from=0.7)
 
@@ -148,7 +148,7 @@ def written(directory: Path, one: Scored, *, bands=True):
 
 
 def test_command_reads_two_reports(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("fakeface_jax.evaluation.report._FIGURES", FIGURES_AS_DOTS)  # drawing takes seconds
+    monkeypatch.setattr("fakeface_jax.evaluation.evaluation_report._FIGURES", FIGURES_AS_DOTS)  # drawing takes seconds
     first = written(tmp_path / "first", scored("first"))
     second = written(tmp_path / "second", scored("second", weak="a"), bands=False)
     output = tmp_path / "comparison.json"

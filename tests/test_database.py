@@ -11,9 +11,9 @@ import pytest
 from stores import create
 
 from fakeface_jax.errors import ConfigError
-from service.storage.database import StoreError
-from service.storage.state_directory import default_state_directory
-from service.storage.store import Store
+from fakeface_jax.server.storage.database import StoreError
+from fakeface_jax.server.storage.state_directory import default_state_directory
+from fakeface_jax.server.storage.store import Store
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_newer_store_is_refused(tmp_path):
 
 
 def test_an_older_store_is_brought_forward(tmp_path, monkeypatch):
-    import service.storage.database as database
+    import fakeface_jax.server.storage.database as database
 
     with Store(tmp_path) as store:
         job, _ = create(store)
@@ -103,7 +103,7 @@ def test_many_open_a_new_store_at_once(tmp_path):
 def test_health_says_when_nothing_can_be_written(store, monkeypatch):
     store.check_writable()
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("service.storage.store.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("fakeface_jax.server.storage.store.shutil.disk_usage", lambda _: usage)
     with pytest.raises(StoreError, match="MiB are free"):
         store.check_writable()
     monkeypatch.undo()
@@ -113,7 +113,7 @@ def test_health_says_when_nothing_can_be_written(store, monkeypatch):
 
 
 def test_a_store_that_others_hold_is_an_error_and_not_a_hang(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.storage.database._WAIT", 0.05)
+    monkeypatch.setattr("fakeface_jax.server.storage.database._WAIT", 0.05)
     with Store(tmp_path / "state") as store:
         other = sqlite3.connect(tmp_path / "state" / "state.sqlite3", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

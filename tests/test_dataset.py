@@ -85,7 +85,7 @@ def test_a_stored_crop_is_the_crop_of_scoring_encoded_once(built, manifest):
 
 
 def test_all_crops_have_the_same_file_history(built):
-    from fakeface_jax.data.inspect import inspect_file
+    from fakeface_jax.data.image_metadata import inspect_file
 
     _, dataset = built
     facts = [inspect_file(record["image"], "") for record in records(dataset, pictures=False).values()]

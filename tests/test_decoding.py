@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.sandbox.decoding import BrokenChannel, Channel, Silence
+from fakeface_jax.server.sandbox.protocol import BrokenChannel, Channel, Silence
 
 
 @pytest.fixture

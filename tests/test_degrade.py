@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from fakeface_jax.data.config import NO_DEGRADATION, DegradeConfig
+from fakeface_jax.data.augmentation_config import NO_DEGRADATION, DegradeConfig
 from fakeface_jax.data.degrade import (
     degrade,
     down_and_up,

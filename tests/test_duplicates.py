@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fakeface_jax.data.duplicates import NEAR, group_samples, near_pairs
-from fakeface_jax.data.inspect import inspect_file
+from fakeface_jax.data.image_metadata import inspect_file
 from fakeface_jax.data.samples import Sample
 from fakeface_jax.errors import DecodeError
 from fakeface_jax.labels import Label

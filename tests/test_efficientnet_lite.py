@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fakeface_jax import lite
+from fakeface_jax import efficientnet_lite_config as lite
 from fakeface_jax.bundle import BundleSpec, Normalization, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.augment import NO_AUGMENTATION
@@ -32,10 +32,10 @@ from fakeface_jax.models import (
 from fakeface_jax.models.efficientnet_lite import EPSILON, MOMENTUM, STAGES, EfficientNetLite
 from fakeface_jax.models.layers import stem_conv
 from fakeface_jax.models.torch_files import read_pth
-from fakeface_jax.training.config import NetworkConfig, TrainConfig
 from fakeface_jax.training.optimizer import make_optimizer
-from fakeface_jax.training.state import init_state
-from fakeface_jax.training.step import make_train_step
+from fakeface_jax.training.train_config import NetworkConfig, TrainConfig
+from fakeface_jax.training.train_state import init_state
+from fakeface_jax.training.train_step import make_train_step
 
 SIZE, BATCH = 32, 8
 NAME = "efficientnet_lite0"

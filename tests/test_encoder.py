@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fakeface_jax.errors import OpenError
-from video import encoder as encoders
-from video.encoder import VIDEO_CODECS, Encoder
-from video.frames import VideoFile
-from video.sampling import Sampling
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.render import encoder as encoders
+from fakeface_jax.video.render.encoder import VIDEO_CODECS, Encoder
 
 SIZE = (96, 64)
 NTSC = Fraction(30000, 1001)

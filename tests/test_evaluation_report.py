@@ -7,9 +7,17 @@ import pytest
 from PIL import Image
 from scipy.stats import norm
 
+from fakeface_jax.atomic_files import whole_file
 from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, VerdictBands, sigmoid
 from fakeface_jax.errors import ConfigError, DataError, OpenError
+from fakeface_jax.evaluation.evaluation_report import (
+    _FIGURES,
+    confusion_table,
+    markdown_table,
+    verdict_table,
+    write_report,
+)
 from fakeface_jax.evaluation.metrics import METRICS, Estimate, evaluate
 from fakeface_jax.evaluation.plots import (
     plot_batch,
@@ -20,10 +28,8 @@ from fakeface_jax.evaluation.plots import (
     plot_roc,
 )
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.report import _FIGURES, confusion_table, markdown_table, verdict_table, write_report
-from fakeface_jax.evaluation.sections import ProtocolResult, Row
+from fakeface_jax.evaluation.tables import ProtocolResult, Row
 from fakeface_jax.faces import CropSpec
-from fakeface_jax.outputs import whole_file
 from fakeface_jax.training.card import model_card
 
 FILES = {"report.md", "report.html", "metrics.json"} | {
@@ -63,7 +69,7 @@ FIGURES_AS_DOTS = {name: (dot, *rest) for name, (_, *rest) in _FIGURES.items()}
 
 @pytest.fixture
 def dots(monkeypatch):
-    monkeypatch.setattr("fakeface_jax.evaluation.report._FIGURES", FIGURES_AS_DOTS)
+    monkeypatch.setattr("fakeface_jax.evaluation.evaluation_report._FIGURES", FIGURES_AS_DOTS)
 
 
 def png_size(path):

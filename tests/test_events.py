@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from service.events import KEPT, Channel, EventHub
+from fakeface_jax.server.events import KEPT, Channel, EventHub
 
 
 async def numbers(channel: Channel, after: int = 0) -> list[int]:

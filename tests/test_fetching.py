@@ -13,11 +13,11 @@ import time
 import pytest
 
 from fakeface_jax.errors import ConfigError, LimitExceeded, OpenError
-from service.addresses import UNREACHABLE, AllowList
+from fakeface_jax.server.url_policy import UNREACHABLE, AllowList
 
 httpcore = pytest.importorskip("httpcore", reason="the service's extra is not installed")
 
-from service.fetching import Timeouts, fetch  # noqa: E402 - needs httpcore
+from fakeface_jax.server.url_fetch import Timeouts, fetch  # noqa: E402 - needs httpcore
 
 
 class Server:

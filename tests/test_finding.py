@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fakeface_jax.faces import Face
-from video.finding import MIN_FACE, find_faces
-from video.frames import Frame
+from fakeface_jax.video.faces.detection import MIN_FACE, find_faces
+from fakeface_jax.video.reading.opencv import Frame
 
 
 class Moving:

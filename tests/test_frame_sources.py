@@ -32,12 +32,12 @@ from clips import (
 )
 
 from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
-from video import walk
-from video.frames import Frame, FrameSource, VideoFile, open_video
-from video.h264 import UnitReader
-from video.packets import PacketIndex
-from video.pyav import PyAVFile, is_interlaced
-from video.sampling import Sampling
+from fakeface_jax.video.reading import reader as walk
+from fakeface_jax.video.reading.h264 import UnitReader
+from fakeface_jax.video.reading.opencv import Frame, FrameSource, VideoFile, open_video
+from fakeface_jax.video.reading.packet_index import PacketIndex
+from fakeface_jax.video.reading.pyav import PyAVFile, is_interlaced
+from fakeface_jax.video.reading.sampling import Sampling
 
 BACKENDS = ("opencv", "pyav")
 READABLE = [(backend, name) for backend in BACKENDS for name, clip in CLIPS.items() if backend not in clip.errors]

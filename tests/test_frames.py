@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
-from video.frames import Frame, FrameSource, VideoFile
-from video.sampling import Sampling
+from fakeface_jax.video.reading.opencv import Frame, FrameSource, VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
 
 WIDTH, HEIGHT, BITS = 128, 96, 8
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "ultrafast")

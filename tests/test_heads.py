@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.leave_source_out import FALSE_ALARMS, GROUPS, PENALTY, leave_source_out, merged_sources
-from fakeface_jax.features.config import HeadConfig
+from fakeface_jax.features.fit_config import HeadConfig
 from fakeface_jax.features.head import Design, within_source_weights
 from fakeface_jax.features.table import FeatureTable
 

@@ -19,9 +19,9 @@ from clips import encode
 from hostile import BOMBS, Canary, avi, mutated, picture, requests, seeds
 
 from fakeface_jax.errors import LimitExceeded, MediaError
-from service.sandbox.decoders import DecodeLimits, Decoders
-from video.frames import VideoFile
-from video.sampling import Sampling
+from fakeface_jax.server.sandbox.pool import DecodeLimits, Decoders
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
 
 LIMITS = DecodeLimits(
     memory_bytes=2 * 2**30,
@@ -180,8 +180,8 @@ def test_nothing_makes_a_decoder_open_another_place(decoders, canary, tmp_path):
 
 WALLS = """
     import json, os, sys
-    from service.sandbox.decoding import DecodeLimits
-    from service.sandbox.isolation import before_imports, before_media
+    from fakeface_jax.server.sandbox.protocol import DecodeLimits
+    from fakeface_jax.server.sandbox.lockdown import before_imports, before_media
     locked, *paths = json.loads(sys.argv[1])
     if locked:
         before_imports(DecodeLimits(), network=False, parent=os.getppid())

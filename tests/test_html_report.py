@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from test_evaluation_report import FIGURES_AS_DOTS, make_evaluation
 
-from fakeface_jax.evaluation.html import LONG_TABLE, Chapter, Drawing, FaceCard, Faces, html_page
+from fakeface_jax.evaluation.evaluation_page import LONG_TABLE, Chapter, Drawing, FaceCard, Faces, html_page
+from fakeface_jax.evaluation.evaluation_report import worst_mistakes, write_report
 from fakeface_jax.evaluation.metrics import Estimate
-from fakeface_jax.evaluation.report import worst_mistakes, write_report
-from fakeface_jax.evaluation.sections import ProtocolResult, Row
+from fakeface_jax.evaluation.tables import ProtocolResult, Row
 from fakeface_jax.labels import Label
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -53,7 +53,7 @@ class Page(html.parser.HTMLParser):
 def _figures_as_dots():
     """Drawing takes seconds, and is another file's matter."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fakeface_jax.evaluation.report._FIGURES", FIGURES_AS_DOTS)
+        patch.setattr("fakeface_jax.evaluation.evaluation_report._FIGURES", FIGURES_AS_DOTS)
         yield
 
 

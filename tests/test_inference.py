@@ -9,13 +9,13 @@ import pytest
 
 from fakeface_jax.bundle import load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.cli.main import main
 from fakeface_jax.data.dataset import open_dataset
 from fakeface_jax.decision import Calibration
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.evaluation.inference import labelled_faces, map_crops, named, predict
+from fakeface_jax.evaluation.batch_scoring import labelled_faces, map_crops, named, predict
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.robustness import find_degradation
-from service.cli import main
 
 
 @pytest.fixture(scope="module")

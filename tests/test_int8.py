@@ -7,7 +7,7 @@ import pytest
 
 from fakeface_jax.backends import int8
 from fakeface_jax.backends.choice import create_backend
-from fakeface_jax.backends.graph import PIXELS, _on_grid
+from fakeface_jax.backends.openvino_graph import PIXELS, _on_grid
 from fakeface_jax.bundle import load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import ConfigError

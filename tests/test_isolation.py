@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.sandbox import seccomp
+from fakeface_jax.server.sandbox import seccomp
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -21,8 +21,8 @@ def attempts(network, tmp_path):
     """What a process that is locked in as decoders are can still do: the name of each error, or `done`."""
     program = f"""
         import json, os, resource, signal, socket, subprocess, sys, threading
-        from service.sandbox.decoding import DecodeLimits
-        from service.sandbox.isolation import before_imports, before_media
+        from fakeface_jax.server.sandbox.protocol import DecodeLimits
+        from fakeface_jax.server.sandbox.lockdown import before_imports, before_media
         allowed, parent = {str(tmp_path / "allowed")!r}, os.getppid()
         kept = os.open(allowed, os.O_RDONLY)
         first = before_imports(DecodeLimits(), network={network}, parent=parent)
@@ -40,7 +40,7 @@ def attempts(network, tmp_path):
         udp = lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"a", ("127.0.0.1", 9))
         print(json.dumps([enforced, dict(
             again=attempt(lambda: open(f"/proc/self/fd/{{kept}}").read()),
-            module=attempt(lambda: __import__("video.sampling")),
+            module=attempt(lambda: __import__("fakeface_jax.video.reading.sampling")),
             thread=attempt(thread),
             other_file=attempt(lambda: open({str(tmp_path / "other")!r})),
             passwords=attempt(lambda: open("/etc/passwd")),

@@ -12,10 +12,10 @@ import pytest
 from running_service import running_service
 from test_service import CLIP, send_video
 
-import service.jobs
+import fakeface_jax.server.jobs
 from fakeface_jax.errors import OpenError
-from service.jobs import _for_want
-from service.storage.database import StoreError
+from fakeface_jax.server.jobs import _for_want
+from fakeface_jax.server.storage.database import StoreError
 
 
 def until(said: Callable[[], bool], seconds: float = 60) -> None:
@@ -39,7 +39,7 @@ def test_what_is_missing_now_may_be_there_later() -> None:
 def test_a_full_disk_neither_loses_a_job_nor_leaves_it_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 
-    monkeypatch.setattr(service.jobs, "_POLL", 0.2)
+    monkeypatch.setattr(fakeface_jax.server.jobs, "_POLL", 0.2)
     with running_service(tmp_path / "state") as running, httpx.Client(base_url=running.url, trust_env=False) as client:
         store, broken = running.state.store, {"finish": 2, "requeue": 1}
 

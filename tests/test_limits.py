@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from service.limits import RateLimiter
-from service.storage.store import Store
+from fakeface_jax.server.rate_limits import RateLimiter
+from fakeface_jax.server.storage.store import Store
 
 DAY = 86_400
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import VerdictBands
-from fakeface_jax.evaluation.lineage import left_out
+from fakeface_jax.evaluation.held_out import left_out
 from fakeface_jax.faces import CropSpec
 
 

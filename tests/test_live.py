@@ -18,11 +18,11 @@ from fakeface_jax.decision import Calibration, VerdictBands, VideoDecision
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import CropSpec, Face, crop_face
 from fakeface_jax.labels import Verdict
-from video.live.captures import ConnectionLost, DamagedPicture, Picture
-from video.live.records import LiveFrame, Skip, State, StateChange
-from video.live.scorer import LiveScorer, SteadyVerdict, VerdictChange
-from video.live.settings import LiveConfig
-from video.live.watch import Status, watch
+from fakeface_jax.video.live.capture import ConnectionLost, DamagedPicture, Picture
+from fakeface_jax.video.live.scorer import LiveScorer, SteadyVerdict, VerdictChange
+from fakeface_jax.video.live.stream_config import LiveConfig
+from fakeface_jax.video.live.stream_records import LiveFrame, Skip, State, StateChange
+from fakeface_jax.video.live.watch import Status, watch
 
 FAKE_FROM, REAL_BELOW = 2.0, -2.0
 """Logits of the bands below."""

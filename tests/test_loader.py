@@ -5,7 +5,13 @@ import threading
 import numpy as np
 import pytest
 
-from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED, AugmentConfig, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.augmentation_config import (
+    SELF_BLENDED,
+    UP_SAMPLED,
+    AugmentConfig,
+    LoaderConfig,
+    PseudoFakeConfig,
+)
 from fakeface_jax.data.loader import (
     Chosen,
     _PseudoFakes,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fakeface_jax.data import manifest as manifest_module
-from fakeface_jax.data.inspect import FileFacts
+from fakeface_jax.data.image_metadata import FileFacts
 from fakeface_jax.data.manifest import CONFLICT, EXACT, SHARES, SPLITS, Manifest, Row, load_manifest, merge
 from fakeface_jax.data.samples import Sample
 from fakeface_jax.errors import ConfigError, DataError

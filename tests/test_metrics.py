@@ -10,7 +10,13 @@ from fakeface_jax.decision import Calibration, VerdictBands, sigmoid
 from fakeface_jax.errors import ConfigError, DataError, OpenError
 from fakeface_jax.evaluation.metrics import evaluate
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.weighted import METRICS, ece_by_chance, point_metrics, verdict_masks, weighted_metrics
+from fakeface_jax.evaluation.weighted_metrics import (
+    METRICS,
+    ece_by_chance,
+    point_metrics,
+    verdict_masks,
+    weighted_metrics,
+)
 
 BANDS = VerdictBands(real_below=0.3, fake_from=0.7)
 

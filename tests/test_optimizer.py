@@ -11,9 +11,9 @@ from flax import nnx
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.models import Network, build_network, flatten_state
-from fakeface_jax.training.config import LossConfig, NetworkConfig, OptimizerConfig
 from fakeface_jax.training.optimizer import learning_rate, make_optimizer
-from fakeface_jax.training.step import training_loss
+from fakeface_jax.training.train_config import LossConfig, NetworkConfig, OptimizerConfig
+from fakeface_jax.training.train_step import training_loss
 
 RATE = 0.01
 

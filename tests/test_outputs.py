@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
+from fakeface_jax.atomic_files import make_directory, whole_file
 from fakeface_jax.errors import OpenError
-from fakeface_jax.outputs import make_directory, whole_file
 
 
 def write(path, content=b"new", **settings):

@@ -9,12 +9,14 @@ from PIL import Image
 
 from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.cli.main import main
 from fakeface_jax.data.manifest import CONFLICT, EXACT
 from fakeface_jax.decision import OperatingPoint, VerdictBands, sigmoid
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.calibration import FAKE_AT_FPR, clopper_pearson
-from fakeface_jax.evaluation.own_data import (
+from fakeface_jax.evaluation.predictions import Predictions
+from fakeface_jax.evaluation.recalibration import (
     LEAST,
     SPLIT,
     OwnFaces,
@@ -23,8 +25,6 @@ from fakeface_jax.evaluation.own_data import (
     reals_of,
     recalibrate,
 )
-from fakeface_jax.evaluation.predictions import Predictions
-from service.cli import main
 
 
 def own(real_logits, fake_logits=(), *, groups=None):

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from video.containers import edited_out
-from video.packets import PacketIndex
+from fakeface_jax.video.reading.packet_index import PacketIndex
+from fakeface_jax.video.reading.probe import edited_out
 
 COUNT, RATE = 60, 25
 

@@ -15,9 +15,9 @@ from test_timeline import people_report
 from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands, VideoDecision
 from fakeface_jax.errors import printable
 from fakeface_jax.labels import Verdict
-from video.records import Media
-from video.report import ImageReport
-from video.wording import wording
+from fakeface_jax.video.report.explanations import wording
+from fakeface_jax.video.report.records import Media
+from fakeface_jax.video.report.video_report import ImageReport
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 for _needed in ("fastapi", "uvicorn", "websockets", "av"):

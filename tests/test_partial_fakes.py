@@ -9,9 +9,9 @@ import pytest
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.labels import Verdict
-from video.frames import VideoFile
-from video.sampling import Sampling
-from video.scoring import score_video
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.scoring import score_video
 
 START, SECONDS, LENGTH, FPS = 12.0, 3.0, 30.0, 25
 REAL, FAKE = "real/liveportrait_driving_d10.mp4", "fake/ffpp_Deepfakes_519_515.mp4"

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from video.aggregation import Scores
-from video.people import SWITCH, roles, segments
-from video.records import Role
+from fakeface_jax.video.report.records import Role
+from fakeface_jax.video.verdict.aggregation import Scores
+from fakeface_jax.video.verdict.roles import SWITCH, roles, segments
 
 
 def walk(size, steps, *, left=100.0, seed=0, amount=0.1):

@@ -10,12 +10,12 @@ from conftest import REPOSITORY
 
 from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
+from fakeface_jax.cli.main import main
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.images import read_image
 from fakeface_jax.labels import Verdict
-from service.cli import main
-from video.sampling import Sampling
-from video.scoring import score_image, score_video
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.scoring import score_image, score_video
 
 SAMPLES = REPOSITORY / "samples"
 
@@ -102,7 +102,7 @@ def test_scores_of_files_match_scores_of_stored_crops(shared_data, classifier, d
     """`evaluate` measures what `classify` does: the crops in a data set differ by one JPEG encoding alone."""
     from fakeface_jax.data.dataset import build_dataset
     from fakeface_jax.data.manifest import merge
-    from fakeface_jax.evaluation.inference import predict
+    from fakeface_jax.evaluation.batch_scoring import predict
 
     names = sorted((shared_data / "140k/real_vs_fake/real-vs-fake/test").glob("*/*.jpg"))[:8]
     lines = ["path,label,split", *(f"{name},{name.parent.name},train" for name in names)]

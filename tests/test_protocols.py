@@ -9,9 +9,9 @@ import pytest
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation import protocols
-from fakeface_jax.evaluation.inference import named
+from fakeface_jax.evaluation.batch_scoring import named
 from fakeface_jax.evaluation.metrics import evaluate
-from fakeface_jax.evaluation.paired import estimates, paired_draws
+from fakeface_jax.evaluation.paired_bootstrap import estimates, paired_draws
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.protocols import Scorer
 from fakeface_jax.evaluation.robustness import Degradation

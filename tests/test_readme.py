@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import REPOSITORY
 
-from service.cli import main
+from fakeface_jax.cli.main import main
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

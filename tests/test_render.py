@@ -16,13 +16,13 @@ from fakeface_jax.decision import Calibration, VideoDecision
 from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Face
 from fakeface_jax.labels import Verdict
-from video import render
-from video.frames import VideoFile
-from video.records import Role
-from video.render import COLOURS, annotate, save_annotated_image, save_annotated_video
-from video.report import FaceRecord
-from video.sampling import Sampling
-from video.scoring import score_image, score_video
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.render import annotate as render
+from fakeface_jax.video.render.annotate import COLOURS, annotate, save_annotated_image, save_annotated_video
+from fakeface_jax.video.report.records import Role
+from fakeface_jax.video.report.video_report import FaceRecord
+from fakeface_jax.video.scoring import score_image, score_video
 
 BOX = (60.0, 60.0, 120.0, 140.0)
 GREY = 90

@@ -12,8 +12,8 @@ import pytest
 from stores import create, files, finish, reports_stored
 
 from fakeface_jax.errors import ConfigError
-from service.storage.database import StoreError
-from service.storage.store import Store
+from fakeface_jax.server.storage.database import StoreError
+from fakeface_jax.server.storage.store import Store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -84,14 +84,14 @@ def test_one_server_per_directory(store, tmp_path):
 
 
 def test_an_error_while_a_job_is_made_leaves_nothing(store, monkeypatch):
-    monkeypatch.setattr("service.storage.intake._insert", lambda *_: 1 / 0)
+    monkeypatch.setattr("fakeface_jax.server.storage.create_job._insert", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         create(store)
     monkeypatch.undo()
     assert files(store) == []
     assert store.queue().depth == 0
     full = OSError(28, "No space")
-    monkeypatch.setattr("service.storage.state_directory.os.fsync", lambda _: (_ for _ in ()).throw(full))
+    monkeypatch.setattr("fakeface_jax.server.storage.state_directory.os.fsync", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(StoreError, match="No space"):
         create(store)
     monkeypatch.undo()
@@ -101,13 +101,13 @@ def test_an_error_while_a_job_is_made_leaves_nothing(store, monkeypatch):
 
 def test_content_is_on_the_disk_before_the_row_that_names_it(store, monkeypatch):
     """The order that a power cut needs: media, its name, the name of its directory, and only then the commit."""
-    import service.storage.state_directory as state_directory
-    from service.storage.database import Database
+    import fakeface_jax.server.storage.state_directory as state_directory
+    from fakeface_jax.server.storage.database import Database
 
     events = []
     sync = state_directory.sync
     monkeypatch.setattr(state_directory, "sync", lambda path: (events.append(path), sync(path)))
-    monkeypatch.setattr("service.storage.store.sync", lambda path: (events.append(path), sync(path)))
+    monkeypatch.setattr("fakeface_jax.server.storage.store.sync", lambda path: (events.append(path), sync(path)))
     writing = Database.writing
     monkeypatch.setattr(Database, "writing", lambda self: (events.append("transaction"), writing(self))[1])
     job, _ = create(store)
@@ -133,7 +133,7 @@ def test_content_is_on_the_disk_before_the_row_that_names_it(store, monkeypatch)
 SERVER = """
 import hashlib, os, random, sys, threading, time
 from pathlib import Path
-from service.storage.store import Store
+from fakeface_jax.server.storage.store import Store
 
 store, first, make = Store(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3] == "make"
 
@@ -228,7 +228,7 @@ def test_no_job_is_lost_or_done_twice_when_the_server_is_killed_again_and_again(
 STEPS = """
 import contextlib, hashlib, os, shutil, sqlite3, sys
 from pathlib import Path
-from service.storage.store import Store
+from fakeface_jax.server.storage.store import Store
 
 directory = Path(sys.argv[1])
 

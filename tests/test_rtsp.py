@@ -13,14 +13,14 @@ from rtsp_server import COUNT, KEYS, RtspServer
 from running_service import shipped
 from simulated_stream import agrees
 
+from fakeface_jax.cli.main import main
 from fakeface_jax.detectors import create_detector
-from service.cli import main
-from service.events import EventHub
-from service.live import Watchers
-from service.sandbox.decoders import Decoders
-from service.settings import ServiceConfig
-from video.live.settings import StreamConfig
-from video.live.streams import State, Stream
+from fakeface_jax.server.events import EventHub
+from fakeface_jax.server.live_sources import Watchers
+from fakeface_jax.server.sandbox.pool import Decoders
+from fakeface_jax.server.service_config import ServiceConfig
+from fakeface_jax.video.live.stream import State, Stream
+from fakeface_jax.video.live.stream_config import StreamConfig
 
 SECRET = "hunter2"
 USER = f"admin:{SECRET}"

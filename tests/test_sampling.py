@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fakeface_jax.errors import ConfigError
-from video.sampling import FINER_PASSES, Sampling, chooser_of
+from fakeface_jax.video.reading.sampling import FINER_PASSES, Sampling, chooser_of
 
 
 def test_first_pass_is_what_frames_gives():

@@ -23,19 +23,19 @@ from test_scoring import LARGE, SECOND, FixedDetector
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import Cancelled, ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
 from fakeface_jax.images import decode_image
-from service.sandbox import child as child_module
-from service.sandbox import seccomp
-from service.sandbox.child import Child
-from service.sandbox.decoders import DecodeLimits, Decoders
-from service.sandbox.decoding import DecoderUnavailable
-from video.frames import FrameSource, open_video
-from video.live.captures import ConnectionLost, StreamSource
-from video.live.settings import StreamConfig
-from video.live.streams import State, Stream
-from video.pyav import PyAVFile
-from video.render import save_annotated_video
-from video.sampling import Sampling
-from video.scoring import file_sha256, score_image, score_video
+from fakeface_jax.server.sandbox import child as child_module
+from fakeface_jax.server.sandbox import seccomp
+from fakeface_jax.server.sandbox.child import Child
+from fakeface_jax.server.sandbox.pool import DecodeLimits, Decoders
+from fakeface_jax.server.sandbox.protocol import DecoderUnavailable
+from fakeface_jax.video.live.capture import ConnectionLost, StreamSource
+from fakeface_jax.video.live.stream import State, Stream
+from fakeface_jax.video.live.stream_config import StreamConfig
+from fakeface_jax.video.reading.opencv import FrameSource, open_video
+from fakeface_jax.video.reading.pyav import PyAVFile
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.render.annotate import save_annotated_video
+from fakeface_jax.video.scoring import file_sha256, score_image, score_video
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE = REPOSITORY / "samples" / "real_collins_pan.mp4"
@@ -404,7 +404,7 @@ def test_closing_ends_every_decoder(portrait):
 def test_decoders_end_with_their_parent():
     program = f"""
         import time
-        from service.sandbox.decoders import Decoders
+        from fakeface_jax.server.sandbox.pool import Decoders
         decoders = Decoders()
         video = decoders.open_video({str(SAMPLE)!r})
         while len(decoders._live) < 2:  # the spare starts beside it

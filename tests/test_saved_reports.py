@@ -5,17 +5,17 @@ import json
 import re
 from pathlib import Path
 
+import fakeface_jax.video.report.video_report
 import jsonschema
 import pytest
+from fakeface_jax.video.report.verification import compare, read_reports
+from fakeface_jax.video.report.video_report import FRAME_COLUMNS, SUMMARY_COLUMNS, ErrorRecord
 
-import video.report
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import DataError, OpenError
-from video.report import FRAME_COLUMNS, SUMMARY_COLUMNS, ErrorRecord
-from video.sampling import Sampling
-from video.saved import compare, read_reports
-from video.scoring import score_image, score_video
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.scoring import score_image, score_video
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 CLIP = SAMPLES / "real_collins_pan.mp4"
@@ -23,7 +23,7 @@ CLIP = SAMPLES / "real_collins_pan.mp4"
 
 @pytest.fixture(scope="module")
 def schema():
-    path = Path(video.report.__file__).with_name("report.schema.json")
+    path = Path(fakeface_jax.video.report.video_report.__file__).with_name("report.schema.json")
     document = json.loads(path.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(document)
     return jsonschema.Draft202012Validator(document)

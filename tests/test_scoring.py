@@ -17,11 +17,11 @@ from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import Cancelled, ConfigError, MediaError, OpenError
 from fakeface_jax.faces import Face
 from fakeface_jax.labels import Verdict
-from video import scoring
-from video.evidence import MIN_FRAMES
-from video.frames import VideoFile
-from video.sampling import Sampling
-from video.scoring import score_image, score_video
+from fakeface_jax.video import scoring
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.scoring import score_image, score_video
+from fakeface_jax.video.verdict.thresholds import MIN_FRAMES
 
 
 class FixedDetector:

@@ -16,12 +16,12 @@ import jsonschema
 import pytest
 from running_service import Running, running_service
 
-from service.http.files import FileAnswer
-from service.settings import Limits, ServiceConfig
+from fakeface_jax.server.http.file_response import FileAnswer
+from fakeface_jax.server.service_config import Limits, ServiceConfig
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PICTURE, CLIP = next(iter(sorted(SAMPLES.glob("*.jpg")))), next(iter(sorted(SAMPLES.glob("*.mp4"))))
-SCHEMA = json.loads((Path(__file__).parent.parent / "video" / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parent.parent / "video" / "report" / "report.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_picture_is_answered_with_the_report_of_the_command_line(client: httpx
     from running_service import shipped
 
     from fakeface_jax.detectors import create_detector
-    from video.scoring import score_image
+    from fakeface_jax.video.scoring import score_image
 
     direct = score_image(shipped(), create_detector("centerface"), PICTURE).to_dict()
     assert report["verdict"] == direct["verdict"]
@@ -281,8 +281,8 @@ def test_the_report_is_that_of_the_command_line(client: httpx.Client) -> None:
     from running_service import shipped
 
     from fakeface_jax.detectors import create_detector
-    from video.sampling import Sampling
-    from video.scoring import score_video
+    from fakeface_jax.video.reading.sampling import Sampling
+    from fakeface_jax.video.scoring import score_video
 
     job = ended(client, send_video(client, frames="6", crops="false").json())
     report = client.get(f"/v1/jobs/{job['id']}/report").json()

@@ -16,10 +16,10 @@ from running_service import Running, running_service
 from test_service import PICTURE, ended, problem, send_video
 from websockets.sync.client import connect
 
-from service import logs
-from service.settings import ServiceConfig
-from service.storage.store import Store
-from service.storage.tokens import TokenLimits
+from fakeface_jax.server import logs
+from fakeface_jax.server.service_config import ServiceConfig
+from fakeface_jax.server.storage.store import Store
+from fakeface_jax.server.storage.tokens import TokenLimits
 
 
 @pytest.fixture(scope="module")

@@ -23,21 +23,21 @@ from test_service import CLIP, PICTURE, problem, send_video
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-import service.http.camera
-import service.http.following
-import service.http.protocol
-from service.http.edge import Edge
-from service.settings import Limits, ServiceConfig
-from service.storage.tokens import TokenLimits
+import fakeface_jax.server.http.camera
+import fakeface_jax.server.http.sse
+import fakeface_jax.server.http.timeouts
+from fakeface_jax.server.http.middleware import Edge
+from fakeface_jax.server.service_config import Limits, ServiceConfig
+from fakeface_jax.server.storage.tokens import TokenLimits
 
 
 @pytest.fixture(scope="module", autouse=True)
 def impatient() -> Iterator[None]:
     """Seconds become tenths."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service.http.protocol, "HEADER_SECONDS", 1.0)
-        patch.setattr(service.http.following, "STILL_ALLOWED", 0.2)
-        patch.setattr(service.http.camera, "STILL_ALLOWED", 0.2)
+        patch.setattr(fakeface_jax.server.http.timeouts, "HEADER_SECONDS", 1.0)
+        patch.setattr(fakeface_jax.server.http.sse, "STILL_ALLOWED", 0.2)
+        patch.setattr(fakeface_jax.server.http.camera, "STILL_ALLOWED", 0.2)
         yield
 
 
@@ -236,7 +236,7 @@ def test_chunks_and_promises_leave_the_disk_its_room(guarded: tuple[Running, str
         asked += 1
         return types.SimpleNamespace(free=limits.free_bytes + 20 * 2**20 - (asked > 2) * 30 * 2**20)
 
-    monkeypatch.setattr("service.http.uploads.shutil.disk_usage", usage)
+    monkeypatch.setattr("fakeface_jax.server.http.uploads.shutil.disk_usage", usage)
     with client_of(running, Authorization=f"Bearer {secret}") as client:
         with contextlib.suppress(httpx.TransportError):
             assert "full" in problem(client.post("/v1/videos", content=chunks(64 * 2**20, 2**20)), 507)
@@ -327,7 +327,7 @@ def test_what_is_cut_off_by_the_end_of_the_service_is_told_so() -> None:
 
 EARLY = """
 import os, signal
-from service.commands.serving import _ended_in_order
+from fakeface_jax.cli.serve import _ended_in_order
 
 try:
     with _ended_in_order():

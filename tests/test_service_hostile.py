@@ -17,7 +17,7 @@ from hostile import BOMBS, Canary, mutated, requests, seeds
 from running_service import Running, running_service
 from test_service import CLIP, PICTURE, ended, problem, send_video
 
-from service.settings import Limits, ServiceConfig
+from fakeface_jax.server.service_config import Limits, ServiceConfig
 
 MUTATIONS = 60
 

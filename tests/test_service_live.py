@@ -15,9 +15,9 @@ from test_service import CLIP
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from service.settings import Limits, ServiceConfig
-from video.frames import VideoFile
-from video.sampling import Sampling
+from fakeface_jax.server.service_config import Limits, ServiceConfig
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from running_service import Running, running_service
 
-from service.settings import Limits, ServiceConfig
+from fakeface_jax.server.service_config import Limits, ServiceConfig
 
 _CHECKS = [
     "not_a_server_error",

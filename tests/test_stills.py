@@ -10,8 +10,8 @@ import pytest
 from conftest import REPOSITORY
 
 from fakeface_jax.errors import DataError
-from video import stills
-from video.stills import COLUMNS, extract_stills
+from fakeface_jax.video.reading import stills
+from fakeface_jax.video.reading.stills import COLUMNS, extract_stills
 
 FRAMES = 3
 

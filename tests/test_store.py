@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from stores import Clock, create, files, finish, reports_stored
 
-from service.storage.job_records import OPEN_OWNER, IdempotencyConflict, InvalidCursor, JobState, QueueFull
-from service.storage.store import FAILED_KEPT, Store
+from fakeface_jax.server.storage.job_records import OPEN_OWNER, IdempotencyConflict, InvalidCursor, JobState, QueueFull
+from fakeface_jax.server.storage.store import FAILED_KEPT, Store
 
 DAY = 86_400.0
 

@@ -9,9 +9,9 @@ import pytest
 from simulated_stream import Simulation, agrees
 
 from fakeface_jax.errors import ConfigError
-from video.live.captures import ConnectionLost, DamagedPicture, Picture
-from video.live.settings import StreamConfig
-from video.live.streams import Skip, State, Stream
+from fakeface_jax.video.live.capture import ConnectionLost, DamagedPicture, Picture
+from fakeface_jax.video.live.stream import Skip, State, Stream
+from fakeface_jax.video.live.stream_config import StreamConfig
 
 
 @pytest.mark.parametrize(

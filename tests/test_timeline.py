@@ -7,11 +7,21 @@ import pytest
 
 from fakeface_jax.decision import VerdictBands, sigmoid
 from fakeface_jax.labels import Verdict
-from video.drawing import COLOURS
-from video.records import Evidence, FaceRecord, FrameRecord, Media, Model, PersonRecord, Role, Segment, StageSeconds
-from video.report import VideoReport
-from video.sampling import Sampling
-from video.timeline import Timeline, lane, lanes, length
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.render.drawing import COLOURS
+from fakeface_jax.video.render.timeline import Timeline, lane, lanes, length
+from fakeface_jax.video.report.records import (
+    Evidence,
+    FaceRecord,
+    FrameRecord,
+    Media,
+    Model,
+    PersonRecord,
+    Role,
+    Segment,
+    StageSeconds,
+)
+from fakeface_jax.video.report.video_report import VideoReport
 
 BANDS = VerdictBands(real_below=0.3, fake_from=0.7, reason="chosen by hand for tests")
 EVIDENCE = Evidence(

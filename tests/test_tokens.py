@@ -5,11 +5,11 @@ import sqlite3
 
 import pytest
 
+from fakeface_jax.cli.main import main
 from fakeface_jax.errors import ConfigError
-from service.cli import main
-from service.storage.database import StoreError
-from service.storage.store import Store
-from service.storage.tokens import TokenLimits
+from fakeface_jax.server.storage.database import StoreError
+from fakeface_jax.server.storage.store import Store
+from fakeface_jax.server.storage.tokens import TokenLimits
 
 
 class Clock:
@@ -114,7 +114,7 @@ def test_who_is_known_gets_in_also_when_the_disk_is_full(store, monkeypatch):
     def full(self):
         raise StoreError("disk full")
 
-    monkeypatch.setattr("service.storage.database.Database.writing", full)
+    monkeypatch.setattr("fakeface_jax.server.storage.database.Database.writing", full)
     assert store.authenticate(secret).name == "a"
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service import tracing
+from fakeface_jax.server import tracing
 
 pytest.importorskip("opentelemetry.instrumentation.fastapi", reason="the extra [otel] is not installed")
 

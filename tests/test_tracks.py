@@ -6,7 +6,7 @@ import pytest
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Face
-from video.tracks import Tracker, TrackingConfig, look_of, overlap
+from fakeface_jax.video.faces.tracking import Tracker, TrackingConfig, look_of, overlap
 
 
 def person(hue, seed, side=60):

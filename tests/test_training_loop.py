@@ -16,18 +16,18 @@ from PIL import Image
 
 from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
-from fakeface_jax.data.config import AugmentConfig, LoaderConfig
+from fakeface_jax.data.augmentation_config import AugmentConfig, LoaderConfig
 from fakeface_jax.data.dataset import build_dataset
 from fakeface_jax.data.manifest import merge
 from fakeface_jax.errors import ConfigError, DataError
-from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.batch_scoring import predict
 from fakeface_jax.faces import CropSpec
 from fakeface_jax.models import flatten_state
-from fakeface_jax.training import loop
-from fakeface_jax.training.config import OptimizerConfig, TrainConfig
+from fakeface_jax.training import train_loop as loop
 from fakeface_jax.training.finish import draw_data, finish
-from fakeface_jax.training.logs import EPOCH_COLUMNS
-from fakeface_jax.training.loop import Diverged, Interrupted, dry_run, train
+from fakeface_jax.training.metric_log import EPOCH_COLUMNS
+from fakeface_jax.training.train_config import OptimizerConfig, TrainConfig
+from fakeface_jax.training.train_loop import Diverged, Interrupted, dry_run, train
 
 COUNTS = {"train": 38, "valid": 12}
 """Pictures per source and class; about half of the validation pictures become the calibration split."""
@@ -250,9 +250,9 @@ def test_two_runs_of_one_configuration_are_equal(finished, config):
 
 KILLED = """
 import os, pathlib, signal, sys, time
-from fakeface_jax.data.config import LoaderConfig
-from fakeface_jax.training.config import OptimizerConfig, TrainConfig
-from fakeface_jax.training.loop import train
+from fakeface_jax.data.augmentation_config import LoaderConfig
+from fakeface_jax.training.train_config import OptimizerConfig, TrainConfig
+from fakeface_jax.training.train_loop import train
 
 class Killer:
     def start(self, text): pass

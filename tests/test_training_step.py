@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import Mesh
 
 from fakeface_jax.data.augment import NO_AUGMENTATION
-from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED, AugmentConfig
+from fakeface_jax.data.augmentation_config import SELF_BLENDED, UP_SAMPLED, AugmentConfig
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.models import build_network, flatten_state
-from fakeface_jax.training.config import LossConfig, OptimizerConfig, TrainConfig
-from fakeface_jax.training.state import Layout, init_state
-from fakeface_jax.training.step import cross_entropy, make_eval_step, make_train_step
+from fakeface_jax.training.train_config import LossConfig, OptimizerConfig, TrainConfig
+from fakeface_jax.training.train_state import Layout, init_state
+from fakeface_jax.training.train_step import cross_entropy, make_eval_step, make_train_step
 
 SIZE, BATCH = 32, 16
 

@@ -11,20 +11,20 @@ import pytest
 
 from fakeface_jax.bundle import BundleSpec, load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
-from fakeface_jax.data.config import NO_DEGRADATION, AugmentConfig, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.cli.main import main
+from fakeface_jax.data.augmentation_config import NO_DEGRADATION, AugmentConfig, LoaderConfig, PseudoFakeConfig
 from fakeface_jax.data.dataset import build_dataset, join_datasets, open_dataset
-from fakeface_jax.data.extension import BRIDGE, extend
 from fakeface_jax.data.manifest import CONFLICT, EXACT, Manifest, load_manifest, merge
+from fakeface_jax.data.manifest_merge import BRIDGE, extend
 from fakeface_jax.data.replay import newest, replay
 from fakeface_jax.decision import VerdictBands
 from fakeface_jax.errors import BundleError, ConfigError, DataError
-from fakeface_jax.evaluation.inference import predict
+from fakeface_jax.evaluation.batch_scoring import predict
 from fakeface_jax.faces import CropSpec
 from fakeface_jax.models import create_model, flatten_state
 from fakeface_jax.training import update as updating
-from fakeface_jax.training.config import NetworkConfig, TrainConfig, UpdateConfig
+from fakeface_jax.training.train_config import NetworkConfig, TrainConfig, UpdateConfig
 from fakeface_jax.training.update import training_config, update
-from service.cli import main
 
 OLD = {"train": 32, "valid": 16, "test": 10}
 NEW = {"train": 16, "test": 8}

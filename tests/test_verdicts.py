@@ -9,8 +9,8 @@ from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands, VideoDecision, sigmoid
 from fakeface_jax.faces import CropSpec
 from fakeface_jax.labels import Verdict
-from video.records import FaceRecord, FrameRecord, Role
-from video.verdicts import decide
+from fakeface_jax.video.report.records import FaceRecord, FrameRecord, Role
+from fakeface_jax.video.verdict.verdicts import decide
 
 POINT = OperatingPoint(kind="fpr", rate=0.05, threshold=0.7, rate_low=0, rate_high=0.1, split="calibration", samples=99)
 SPEC = BundleSpec(

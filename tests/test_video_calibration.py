@@ -9,12 +9,18 @@ import pytest
 from fakeface_jax.bundle import load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.data.dataset import open_dataset
-from fakeface_jax.data.moving import moving_face
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.evaluation.calibration import balanced_weights
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.training.card import model_card
-from video.calibration import FRAMES, aggregated, calibrate_videos, fit_video_decision, moving_logits
+from fakeface_jax.video.verdict.simulated_clip import moving_face
+from fakeface_jax.video.verdict.video_calibration import (
+    FRAMES,
+    aggregated,
+    calibrate_videos,
+    fit_video_decision,
+    moving_logits,
+)
 
 
 @pytest.fixture(scope="module")

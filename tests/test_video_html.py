@@ -18,12 +18,12 @@ from fakeface_jax.decision import Calibration, OperatingPoint, VerdictBands, Vid
 from fakeface_jax.errors import OpenError
 from fakeface_jax.faces import Face
 from fakeface_jax.labels import Verdict
-from video import html
-from video.crops import cut, extremes, picture_crops, suspicious_crops
-from video.frames import VideoFile
-from video.html import save_image_html, save_video_html
-from video.scoring import score_image
-from video.wording import wording
+from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.render import page as html
+from fakeface_jax.video.render.crops import cut, extremes, picture_crops, suspicious_crops
+from fakeface_jax.video.render.page import save_image_html, save_video_html
+from fakeface_jax.video.report.explanations import wording
+from fakeface_jax.video.scoring import score_image
 
 HOSTILE = "a\"><script>alert(1)</script>\u202egnp.exe'&b.avi"
 
@@ -212,7 +212,7 @@ def test_crops_are_data_that_pages_are_made_of(report, classifier, clip, text, t
     size = classifier.spec.crop.size
     assert {picture.shape for picture in pictures_of(crops)} == {(size, size, 3)}
     # They are not made twice, and the page is the one that it would be.
-    monkeypatch.setattr("video.html.suspicious_crops", None)
+    monkeypatch.setattr("fakeface_jax.video.render.page.suspicious_crops", None)
     with VideoFile(clip) as video:
         save_video_html(report, tmp_path / "page.html", classifier, video, crops=crops)
         assert len(list(video.frames_at([0]))) == 1
@@ -233,7 +233,7 @@ def test_crops_of_a_picture(classifier, face_picture, tmp_path, monkeypatch):
     assert scores == sorted((face.p_fake for face in found.faces if face.p_fake is not None), reverse=True)
     assert {(one["kind"], one["frame"], one["time"], one["person"]) for one in crops} == {("face", None, None, None)}
     save_image_html(face_picture, found, tmp_path / "one.html", classifier)
-    monkeypatch.setattr("video.html.picture_crops", None)
+    monkeypatch.setattr("fakeface_jax.video.render.page.picture_crops", None)
     save_image_html(face_picture, found, tmp_path / "two.html", classifier, crops=crops)
     assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
 

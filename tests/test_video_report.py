@@ -6,7 +6,8 @@ import pytest
 
 from fakeface_jax.decision import OperatingPoint, VerdictBands
 from fakeface_jax.labels import Verdict
-from video.report import (
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.report.video_report import (
     FRAME_COLUMNS,
     SUMMARY_COLUMNS,
     ErrorRecord,
@@ -19,7 +20,6 @@ from video.report import (
     StageSeconds,
     VideoReport,
 )
-from video.sampling import Sampling
 
 MODEL = Model(
     name="tiny",

@@ -29,16 +29,16 @@ from fakeface_jax.errors import Cancelled, OpenError, printable
 from fakeface_jax.faces import Face, FaceDetector, sharpness, whole_image_box
 from fakeface_jax.images import decode_image, read_image_file
 from fakeface_jax.labels import Verdict
-from video.aggregation import DEFAULT_RULE, check_rule
-from video.ahead import decode_ahead
-from video.evidence import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
-from video.finding import DETECT_EVERY, MIN_FACE, Found, find_faces
-from video.frames import Frame, FrameCounters, FrameSource, VideoInput, reading
-from video.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
-from video.report import ImageReport, VideoReport
-from video.sampling import Sampling
-from video.tracks import Tracker, TrackingConfig
-from video.verdicts import decide, without_score
+from fakeface_jax.video.faces.detection import DETECT_EVERY, MIN_FACE, Found, find_faces
+from fakeface_jax.video.faces.tracking import Tracker, TrackingConfig
+from fakeface_jax.video.reading.opencv import Frame, FrameCounters, FrameSource, VideoInput, reading
+from fakeface_jax.video.reading.prefetch import decode_ahead
+from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.report.records import FaceRecord, FrameRecord, Media, Model, StageSeconds
+from fakeface_jax.video.report.video_report import ImageReport, VideoReport
+from fakeface_jax.video.verdict.aggregation import DEFAULT_RULE, check_rule
+from fakeface_jax.video.verdict.thresholds import MAX_UNREAD, MIN_FRAMES, MIN_SECONDS, MIN_SHARPNESS
+from fakeface_jax.video.verdict.verdicts import decide, without_score
 
 Progress = Callable[[int, int | None], None]
 """Called with how many frames are done, and how many there will be (about), or None."""
@@ -128,7 +128,8 @@ def score_video(
         source: the path of the video, its bytes, a binary file that can be rewound, or a source of frames; the latter
             two stay open.
         sampling: which frames; 32, evenly spread, by default.
-        rule: how scores become one, a key of `video.aggregation.RULES`; by default the one the model was calibrated
+        rule: how scores become one, a key of `fakeface_jax.video.verdict.aggregation.RULES`; by default the one the
+        model was calibrated
             for.
         progress: called after each sampled frame.
         on_frame: called with each frame's record, in order, once all its faces are scored.
@@ -138,7 +139,7 @@ def score_video(
         stop: asked before each frame; when it answers True, the work ends.
 
     Raises:
-        MediaError: the video cannot be read; see `video.frames.VideoFile`.
+        MediaError: the video cannot be read; see `fakeface_jax.video.reading.opencv.VideoFile`.
         Cancelled: `stop` answered True.
         ConfigError: unknown rule.
     """

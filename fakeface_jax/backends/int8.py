@@ -13,11 +13,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fakeface_jax.backends.graph import PIXELS, build_observer
-from fakeface_jax.backends.layers import inference_layers
+from fakeface_jax.backends.inference_layers import inference_layers
+from fakeface_jax.backends.openvino_graph import PIXELS, build_observer
 from fakeface_jax.bundle import Bundle
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.runtime import CPU_SETTINGS, openvino_core
+from fakeface_jax.openvino_runtime import CPU_SETTINGS, openvino_core
 
 FACES = 256
 """Training faces that are enough; the ends of the ranges no longer move much."""

@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fakeface_jax.backbones import STATISTICS, load_backbone
-from fakeface_jax.backends.graph import build_model
-from fakeface_jax.backends.layers import Dense, inference_layers
+from fakeface_jax.backends.inference_layers import Dense, inference_layers
+from fakeface_jax.backends.openvino_graph import build_model
 from fakeface_jax.backends.probe_graph import probe_model
 from fakeface_jax.bundle import BundleSpec, Normalization
 from fakeface_jax.errors import BundleError
 from fakeface_jax.network_config import members, pixel_scaling
-from fakeface_jax.runtime import CPU_SETTINGS, import_openvino, openvino_core
+from fakeface_jax.openvino_runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _STREAMS = 8
 """Pictures at once at most: `FaceClassifier` gives 32 at a time."""

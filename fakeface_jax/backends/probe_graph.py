@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fakeface_jax.backbones import STATISTICS, Backbone
-from fakeface_jax.runtime import import_openvino
+from fakeface_jax.openvino_runtime import import_openvino
 
 
 def features_model(backbone: Backbone, taps: Sequence[int]) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num, UInt8
 
-from fakeface_jax.data.config import AugmentConfig
+from fakeface_jax.data.augmentation_config import AugmentConfig
 
 NO_AUGMENTATION = AugmentConfig(rotation=0, width_shift=0, height_shift=0, zoom=0, horizontal_flip=False)
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fakeface_jax.data.config import DegradeConfig
+from fakeface_jax.data.augmentation_config import DegradeConfig
 
 # ITU-T T.81, tables K.1 and K.2, row by row.
 _LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62

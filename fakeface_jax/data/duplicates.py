@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 if TYPE_CHECKING:
-    from fakeface_jax.data.inspect import FileFacts
+    from fakeface_jax.data.image_metadata import FileFacts
     from fakeface_jax.data.samples import Sample
 
 NEAR = 45

@@ -23,9 +23,9 @@ import jax
 import numpy as np
 from jaxtyping import Int64
 
-from fakeface_jax.data.blend import self_blend, up_sample
-from fakeface_jax.data.config import SELF_BLENDED, UP_SAMPLED, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.augmentation_config import SELF_BLENDED, UP_SAMPLED, LoaderConfig, PseudoFakeConfig
 from fakeface_jax.data.dataset import text_of
+from fakeface_jax.data.pseudo_fakes import self_blend, up_sample
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.labels import Label
 

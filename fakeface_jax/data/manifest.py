@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from fakeface_jax.data.duplicates import group_samples
-from fakeface_jax.data.inspect import FileFacts, inspect_file
+from fakeface_jax.data.image_metadata import FileFacts, inspect_file
 from fakeface_jax.data.samples import Sample
 from fakeface_jax.data.sources import read_sample, read_source
 from fakeface_jax.errors import ConfigError, DataError, MediaError

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from fakeface_jax.data.config import LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.augmentation_config import LoaderConfig, PseudoFakeConfig
 from fakeface_jax.data.dataset import Dataset, JoinedDataset
 from fakeface_jax.data.loader import group_rows, group_shares, kept_indices
 from fakeface_jax.errors import DataError

@@ -25,7 +25,7 @@ from jaxtyping import Float32, UInt8
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Face, clip_box, largest_first
-from fakeface_jax.runtime import CPU_SETTINGS, import_openvino, openvino_core
+from fakeface_jax.openvino_runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _OUTPUTS = ("537", "538", "539", "540")
 """Of the model: a heat map of faces, log of height and width, offset of the centre (y, x), landmarks (y, x)."""

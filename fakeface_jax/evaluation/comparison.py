@@ -25,10 +25,10 @@ from jaxtyping import Bool, Integer
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError, FakeFaceError
 from fakeface_jax.evaluation.metrics import Estimate
-from fakeface_jax.evaluation.paired import Scored, estimate_of, estimates, paired_draws
+from fakeface_jax.evaluation.paired_bootstrap import Scored, estimate_of, estimates, paired_draws
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.sections import UNKNOWN, ProtocolResult, Row, counts
-from fakeface_jax.evaluation.weighted import THRESHOLD
+from fakeface_jax.evaluation.tables import UNKNOWN, ProtocolResult, Row, counts
+from fakeface_jax.evaluation.weighted_metrics import THRESHOLD
 
 FIGURES = {
     "auc": "AUC",

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 
 from fakeface_jax.errors import DataError
 from fakeface_jax.evaluation.metrics import Estimate
-from fakeface_jax.evaluation.sections import ProtocolResult, Row
+from fakeface_jax.evaluation.tables import ProtocolResult, Row
 from fakeface_jax.features.table import FeatureTable
 from fakeface_jax.labels import Label
 

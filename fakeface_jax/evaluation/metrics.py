@@ -24,7 +24,7 @@ from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError
 from fakeface_jax.evaluation.calibration import clopper_pearson
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.weighted import BINS, METRICS, THRESHOLD, ScoredFaces
+from fakeface_jax.evaluation.weighted_metrics import BINS, METRICS, THRESHOLD, ScoredFaces
 
 CONFIDENCE = 0.95
 

@@ -23,13 +23,13 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
+from fakeface_jax.atomic_files import whole_file
 from fakeface_jax.decision import sigmoid
 from fakeface_jax.errors import DataError
 from fakeface_jax.evaluation.metrics import Estimate, Evaluation, Measured
 from fakeface_jax.evaluation.predictions import Predictions
-from fakeface_jax.evaluation.weighted import BINS, bin_index, point_metrics
+from fakeface_jax.evaluation.weighted_metrics import BINS, bin_index, point_metrics
 from fakeface_jax.labels import Label
-from fakeface_jax.outputs import whole_file
 
 REAL, FAKE = "#0072B2", "#D55E00"
 """Colours of the classes."""

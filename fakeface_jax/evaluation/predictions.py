@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Integer, Shaped
 
+from fakeface_jax.atomic_files import make_directory, whole_file
 from fakeface_jax.errors import DataError
-from fakeface_jax.outputs import make_directory, whole_file
 
 _SCHEMA = pa.schema(
     [

@@ -22,11 +22,11 @@ from jaxtyping import Bool
 
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import ConfigError, DataError
-from fakeface_jax.evaluation.inference import Transform, named
-from fakeface_jax.evaluation.paired import Draws, Scored, estimate_of, paired_draws
+from fakeface_jax.evaluation.batch_scoring import Transform, named
+from fakeface_jax.evaluation.paired_bootstrap import Draws, Scored, estimate_of, paired_draws
 from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.robustness import GRID, Degradation
-from fakeface_jax.evaluation.sections import ProtocolResult, Row, counts
+from fakeface_jax.evaluation.tables import ProtocolResult, Row, counts
 from fakeface_jax.labels import Label
 
 OVERALL = "all sources"

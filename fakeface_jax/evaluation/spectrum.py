@@ -30,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from fakeface_jax.data.dataset import Dataset
 from fakeface_jax.decision import Calibration, VerdictBands
 from fakeface_jax.errors import DataError
+from fakeface_jax.evaluation.batch_scoring import Transform, labelled_faces, map_crops, named
 from fakeface_jax.evaluation.calibration import (
     balanced_weights,
     choose_bands,
@@ -37,7 +38,6 @@ from fakeface_jax.evaluation.calibration import (
     fit_calibration,
     log_losses,
 )
-from fakeface_jax.evaluation.inference import Transform, labelled_faces, map_crops, named
 from fakeface_jax.evaluation.predictions import Predictions
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

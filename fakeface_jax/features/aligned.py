@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fakeface_jax.data.blend import self_blend, up_sample
+from fakeface_jax.data.pseudo_fakes import self_blend, up_sample
 
 Maker = Callable[[UInt8[np.ndarray, "d d 3"], Float[np.ndarray, "5 2"], np.random.Generator], Any]
 """(square around a real face, its landmarks in it, draws) -> the altered square."""

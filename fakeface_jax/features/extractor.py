@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.backbones import STATISTICS, Backbone, load_backbone
-from fakeface_jax.backends.graph import build_model
-from fakeface_jax.backends.layers import inference_layers
+from fakeface_jax.backends.inference_layers import inference_layers
+from fakeface_jax.backends.openvino_graph import build_model
 from fakeface_jax.backends.probe_graph import features_model
 from fakeface_jax.bundle import Bundle, load_bundle
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.runtime import CPU_SETTINGS, import_openvino, openvino_core
+from fakeface_jax.openvino_runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 BACKBONE = "clip-vit-base-patch16"
 """The one that the detector stands on."""

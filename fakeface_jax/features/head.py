@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Bool, Float, Float32
 
 from fakeface_jax.errors import DataError
-from fakeface_jax.features.config import HeadConfig
+from fakeface_jax.features.fit_config import HeadConfig
 from fakeface_jax.features.table import FeatureTable
 from fakeface_jax.labels import Label
 

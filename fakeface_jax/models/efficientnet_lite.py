@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from fakeface_jax.efficientnet_lite_config import EPSILON, HEAD, SCALES, STEM, STRIDES, LiteBlock, lite_stages
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.lite import EPSILON, HEAD, SCALES, STEM, STRIDES, LiteBlock, lite_stages
 from fakeface_jax.models.depthwise import channel_moments, depthwise_conv, scale_channels
 from fakeface_jax.models.layers import pointwise_conv, stem_conv
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.decision import OperatingPoint
-from fakeface_jax.evaluation.sections import ProtocolResult
+from fakeface_jax.evaluation.tables import ProtocolResult
 
 _VIDEOS, _TRAINING = "## Videos", "## Training"
 

@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from fakeface_jax.errors import DataError
-from fakeface_jax.training.state import TrainState
+from fakeface_jax.training.train_state import TrainState
 
 
 class Checkpoints:

@@ -24,18 +24,18 @@ from fakeface_jax.data.dataset import Dataset
 from fakeface_jax.data.degrade import degrade
 from fakeface_jax.data.loader import train_batches
 from fakeface_jax.decision import VerdictBands
+from fakeface_jax.evaluation.batch_scoring import labelled_faces, named, predict
 from fakeface_jax.evaluation.calibration import (
     balanced_weights,
     choose_bands,
     choose_operating_points,
     fit_calibration,
 )
-from fakeface_jax.evaluation.inference import labelled_faces, named, predict
 from fakeface_jax.evaluation.plots import plot_batch, plot_class_histogram, plot_history
 from fakeface_jax.models import flatten_state, pixel_scaling
 from fakeface_jax.training.card import model_card
-from fakeface_jax.training.config import TrainConfig
-from fakeface_jax.training.loop import TrainResult
+from fakeface_jax.training.train_config import TrainConfig
+from fakeface_jax.training.train_loop import TrainResult
 
 CALIBRATION_SPLIT = "calibration"
 """Neither training, nor early stopping, nor testing sees it."""

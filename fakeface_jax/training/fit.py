@@ -40,9 +40,9 @@ from fakeface_jax.evaluation.calibration import (
     fit_calibration,
 )
 from fakeface_jax.evaluation.leave_source_out import FALSE_ALARMS, LeaveSourceOut, leave_source_out, merged_sources
-from fakeface_jax.evaluation.weighted import weighted_metrics
-from fakeface_jax.features.config import FitConfig
+from fakeface_jax.evaluation.weighted_metrics import weighted_metrics
 from fakeface_jax.features.extractor import TAPS
+from fakeface_jax.features.fit_config import FitConfig
 from fakeface_jax.features.head import Design, Head, within_source_weights
 from fakeface_jax.features.table import FeatureTable
 from fakeface_jax.labels import Label

@@ -15,7 +15,7 @@ from flax import nnx
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.models import Network
 from fakeface_jax.models.vit import layer_norm_only
-from fakeface_jax.training.config import NetworkConfig, OptimizerConfig
+from fakeface_jax.training.train_config import NetworkConfig, OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

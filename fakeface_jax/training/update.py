@@ -20,23 +20,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fakeface_jax.atomic_files import make_directory, whole_file
 from fakeface_jax.bundle import Bundle, load_bundle, save_bundle
 from fakeface_jax.classifier import FaceClassifier
-from fakeface_jax.data.config import AugmentConfig, DegradeConfig, LoaderConfig, PseudoFakeConfig
+from fakeface_jax.data.augmentation_config import AugmentConfig, DegradeConfig, LoaderConfig, PseudoFakeConfig
 from fakeface_jax.data.dataset import Dataset, build_dataset, join_datasets, open_dataset, text_of
-from fakeface_jax.data.extension import extend
 from fakeface_jax.data.manifest import Manifest, load_manifest, merge
+from fakeface_jax.data.manifest_merge import extend
 from fakeface_jax.errors import BundleError, ConfigError, DataError
+from fakeface_jax.evaluation.batch_scoring import predict
 from fakeface_jax.evaluation.comparison import Comparison, compare
-from fakeface_jax.evaluation.inference import predict
-from fakeface_jax.evaluation.lineage import left_out
+from fakeface_jax.evaluation.held_out import left_out
 from fakeface_jax.evaluation.metrics import Estimate
-from fakeface_jax.evaluation.paired import Scored
-from fakeface_jax.outputs import make_directory, whole_file
+from fakeface_jax.evaluation.paired_bootstrap import Scored
 from fakeface_jax.training.card import model_card
-from fakeface_jax.training.config import NetworkConfig, OptimizerConfig, TrainConfig, UpdateConfig
 from fakeface_jax.training.finish import finish
-from fakeface_jax.training.loop import Reporter, train
+from fakeface_jax.training.train_config import NetworkConfig, OptimizerConfig, TrainConfig, UpdateConfig
+from fakeface_jax.training.train_loop import Reporter, train
 
 MANIFEST = "manifest.parquet"
 """In the run directory: old and new rows, what the next update takes."""

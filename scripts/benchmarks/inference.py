@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.results import ROOT, Goal, Row, Settings
 from benchmarks.workers import Program, Workers
-from fakeface_jax.backends.layers import Layer, Residual, inference_layers
+from fakeface_jax.backends.inference_layers import Layer, Residual, inference_layers
 from fakeface_jax.bundle import Bundle, load_bundle
 from fakeface_jax.decision import Calibration, sigmoid
 from fakeface_jax.faces import Face, crop_face, whole_image_box

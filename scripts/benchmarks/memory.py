@@ -58,7 +58,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def peak(video: Path, words: Sequence[str]) -> float:
     """The greatest resident memory of `fakeface score`, in MB."""
-    command = [sys.executable, "-m", "service.cli", "score", str(video), "--format", "json", *words]
+    command = [sys.executable, "-m", "fakeface_jax.cli.main", "score", str(video), "--format", "json", *words]
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCH, *command], env=environment(), cwd=ROOT, capture_output=True, text=True
     )

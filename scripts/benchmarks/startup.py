@@ -31,7 +31,7 @@ session.run(None, {"pictures": numpy.zeros((1, 224, 224, 3), numpy.uint8)})
 
 def measure(settings: Settings) -> list[Row]:
     """One row."""
-    command = [sys.executable, "-m", "service.cli", "classify", str(PICTURE)]
+    command = [sys.executable, "-m", "fakeface_jax.cli.main", "classify", str(PICTURE)]
     script = Path(sys.executable).with_name("fakeface")
     if script.exists():
         command[:3] = [str(script)]

@@ -23,15 +23,15 @@ from fakeface_jax.classifier import BATCH_SIZES, FaceClassifier
 from fakeface_jax.decision import sigmoid
 from fakeface_jax.faces import Box, FaceDetector, sharpness
 from fakeface_jax.labels import Verdict
-from video.aggregation import DEFAULT_RULE, Scores, aggregate
-from video.evidence import MIN_SECONDS, MIN_SHARPNESS
-from video.finding import MIN_FACE
-from video.live.records import LiveFrame
-from video.live.settings import LiveConfig
-from video.people import MAIN_SIZE
-from video.records import FaceRecord
-from video.tracks import Tracker, TrackingConfig
-from video.verdicts import Decision
+from fakeface_jax.video.faces.detection import MIN_FACE
+from fakeface_jax.video.faces.tracking import Tracker, TrackingConfig
+from fakeface_jax.video.live.stream_config import LiveConfig
+from fakeface_jax.video.live.stream_records import LiveFrame
+from fakeface_jax.video.report.records import FaceRecord
+from fakeface_jax.video.verdict.aggregation import DEFAULT_RULE, Scores, aggregate
+from fakeface_jax.video.verdict.roles import MAIN_SIZE
+from fakeface_jax.video.verdict.thresholds import MIN_SECONDS, MIN_SHARPNESS
+from fakeface_jax.video.verdict.verdicts import Decision
 
 _RANK = {Verdict.REAL: 0, Verdict.INCONCLUSIVE: 1, Verdict.FAKE: 2}
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fakeface_jax.labels import Verdict
-from video.live.records import LiveFrame, State, StateChange, StreamCounters
-from video.live.scorer import LiveScorer, PersonStatus, VerdictChange
-from video.live.streams import Stream
-from video.live.threads import Clock, MonotonicClock
+from fakeface_jax.video.live.scorer import LiveScorer, PersonStatus, VerdictChange
+from fakeface_jax.video.live.stream import Stream
+from fakeface_jax.video.live.stream_records import LiveFrame, State, StateChange, StreamCounters
+from fakeface_jax.video.live.stream_threads import Clock, MonotonicClock
 
 _POLL = 0.2
 """Seconds after which a request to stop is noticed at the latest, while no picture comes."""

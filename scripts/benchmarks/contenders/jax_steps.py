@@ -24,13 +24,13 @@ def make() -> Any:
     import numpy as np
 
     from fakeface_jax.data.augment import NO_AUGMENTATION, augment
-    from fakeface_jax.data.config import AugmentConfig, LoaderConfig
+    from fakeface_jax.data.augmentation_config import AugmentConfig, LoaderConfig
     from fakeface_jax.models import build_network, flatten_state
-    from fakeface_jax.training.config import OptimizerConfig, TrainConfig
-    from fakeface_jax.training.loop import FLUSH_EVERY
     from fakeface_jax.training.optimizer import make_optimizer
-    from fakeface_jax.training.state import Layout, init_state
-    from fakeface_jax.training.step import make_train_step, normalize, training_loss
+    from fakeface_jax.training.train_config import OptimizerConfig, TrainConfig
+    from fakeface_jax.training.train_loop import FLUSH_EVERY
+    from fakeface_jax.training.train_state import Layout, init_state
+    from fakeface_jax.training.train_step import make_train_step, normalize, training_loss
 
     folder, name, kind, *data = sys.argv[1:]
     with np.load(Path(folder) / "batch.npz") as found:

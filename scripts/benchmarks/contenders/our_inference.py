@@ -21,12 +21,12 @@ from serving import serve
 def make() -> Any:
     """The program's answers."""
     from fakeface_jax.backends.choice import create_backend
-    from fakeface_jax.backends.graph import build_model
+    from fakeface_jax.backends.inference_layers import inference_layers
     from fakeface_jax.backends.int8 import observed_ranges
-    from fakeface_jax.backends.layers import inference_layers
     from fakeface_jax.backends.openvino import OpenVinoBackend
+    from fakeface_jax.backends.openvino_graph import build_model
     from fakeface_jax.bundle import load_bundle
-    from fakeface_jax.runtime import CPU_SETTINGS, openvino_core
+    from fakeface_jax.openvino_runtime import CPU_SETTINGS, openvino_core
 
     folder, name, kind = sys.argv[1:]
     bundle = load_bundle(name)

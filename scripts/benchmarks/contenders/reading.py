@@ -22,9 +22,9 @@ def make() -> Any:
 
     from fakeface_jax.classifier import FaceClassifier
     from fakeface_jax.detectors import create_detector
-    from video.frames import open_video
-    from video.sampling import Sampling
-    from video.scoring import score_video
+    from fakeface_jax.video.reading.opencv import open_video
+    from fakeface_jax.video.reading.sampling import Sampling
+    from fakeface_jax.video.scoring import score_video
 
     clip, kind, *bundle = sys.argv[1:]
     classifier = FaceClassifier.load(*bundle)

@@ -1,0 +1,48 @@
+"""`fakeface compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fakeface_jax.cli import NEEDS_TRAINING_EXTRA
+from fakeface_jax.errors import ConfigError, printable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compares two evaluations of the same faces: per source what is gained and lost, with intervals of the difference.
+
+    Attributes:
+        old: report directory, from `fakeface evaluate`.
+        new: report directory of the model that may replace it, on the same split of the same data.
+        output: write the comparison there as JSON too.
+        resamples: of the bootstrap.
+    """
+
+    old: Annotated[Path, tyro.conf.Positional]
+    new: Annotated[Path, tyro.conf.Positional]
+    output: Path | None = None
+    resamples: int = 1000
+
+    def run(self) -> int:
+        """Compares; the exit code."""
+        try:
+            from fakeface_jax.evaluation.comparison import compare, read_report
+        except ImportError as error:
+            raise ConfigError(f"{error.name} is missing; {NEEDS_TRAINING_EXTRA}") from error
+        import json
+
+        from fakeface_jax.atomic_files import whole_file
+
+        comparison = compare(read_report(self.old), read_report(self.new), resamples=self.resamples)
+        if self.output is not None:
+            with whole_file(self.output) as temporary:
+                text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+                temporary.write_text(text + "\n", encoding="utf-8")
+        print(printable(comparison.result.caption))
+        print(f"\n{comparison.table()}")
+        return 0

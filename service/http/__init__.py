@@ -1,5 +1,0 @@
-"""The detector over HTTP: pictures at once, videos as jobs, live sources, the page."""
-
-from service.http.app import create_app
-
-__all__ = ["create_app"]

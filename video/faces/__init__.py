@@ -1,0 +1,1 @@
+"""Frames in, faces out: detected, cropped, and followed over time."""

@@ -1,0 +1,1 @@
+"""Media in, frames out: files by PyAV or OpenCV, sampled by time."""

@@ -1,0 +1,1 @@
+"""Results for people: annotated pictures and videos, the offline HTML page."""

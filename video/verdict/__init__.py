@@ -1,0 +1,1 @@
+"""From scores to a verdict: aggregation, roles of people, thresholds, calibration of videos."""
