@@ -3,11 +3,13 @@
 Importing the package costs milliseconds; JAX, Flax and OpenCV are imported when something that needs them is used.
 
 Example:
-    >>> from fakeface_jax import FaceClassifier, create_detector, read_image
-    >>> classifier = FaceClassifier.load()
-    >>> image = read_image("portrait.jpg")
-    >>> faces = create_detector().detect(image)
-    >>> classifier.score_faces(image, faces)
+    >>> import fakeface_jax as ff
+    >>> report = ff.score("portrait.jpg")               # a picture or a video
+    >>> report.verdict, report.p_fake
+    (<Verdict.REAL: 'real'>, 0.046)
+    >>> ff.score_image(frame, colour="bgr")             # an array that OpenCV read
+    >>> for event in ff.stream("rtsp://camera/live"):   # a live source
+    ...     print(event)
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from fakeface_jax.detectors import create_detector
     from fakeface_jax.faces import CropSpec, Face, FaceDetector, crop_face
     from fakeface_jax.images import decode_image, read_image
+    from fakeface_jax.video.detector import FakeFaceDetector, load, score, score_image, score_video, stream
+    from fakeface_jax.video.reading.sampling import Sampling
+    from fakeface_jax.video.report.video_report import ImageReport, VideoReport
 
 __version__ = "0.1.0"
 
@@ -41,6 +46,15 @@ _LAZY = {
     "load_bundle": "bundle",
     "FaceClassifier": "classifier",
     "FaceScore": "classifier",
+    "FakeFaceDetector": "video.detector",
+    "ImageReport": "video.report.video_report",
+    "Sampling": "video.reading.sampling",
+    "VideoReport": "video.report.video_report",
+    "load": "video.detector",
+    "score": "video.detector",
+    "score_image": "video.detector",
+    "score_video": "video.detector",
+    "stream": "video.detector",
     "CropSpec": "faces",
     "Face": "faces",
     "FaceDetector": "faces",
@@ -61,18 +75,27 @@ __all__ = [
     "FaceClassifier",
     "FaceDetector",
     "FaceScore",
+    "FakeFaceDetector",
     "FakeFaceError",
+    "ImageReport",
     "Label",
     "LimitExceeded",
     "MediaError",
     "OpenError",
+    "Sampling",
     "Verdict",
+    "VideoReport",
     "create_detector",
     "crop_face",
     "decode_image",
+    "load",
     "load_bundle",
     "parse_label",
     "read_image",
+    "score",
+    "score_image",
+    "score_video",
+    "stream",
 ]
 
 
@@ -80,3 +103,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -118,6 +118,44 @@ def _may_be_video(data: bytes) -> bool:
     return data[4:8] == b"ftyp" or data[:4] == b"\x1a\x45\xdf\xa3" or (data[:4] == b"RIFF" and data[8:11] == b"AVI")
 
 
+def is_image(source: str | os.PathLike[str] | bytes) -> bool:
+    """Tells still images from everything else by content; a file of several pictures, such as an animation, is not one.
+
+    Args:
+        source: a path, or the bytes of a file.
+
+    Returns:
+        True also for damaged images whose header can be read, so that decoding them says what is wrong.
+
+    Raises:
+        OpenError: the file is missing or cannot be read.
+    """
+    try:
+        with (
+            _quiet,
+            Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture,
+        ):
+            return getattr(picture, "n_frames", 1) == 1 or picture.format == "MPO"
+    except OSError as error:
+        if isinstance(error, UnidentifiedImageError) or isinstance(source, bytes):
+            return False
+        raise OpenError(source, f"cannot be read: {error.strerror or error}", "check the path") from error
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's plug-ins raise whatever their parsing stumbles over
+        return False
+
+
+def from_pillow(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Converts a picture that Pillow opened or made, as `read_image` converts files.
+
+    Raises:
+        DecodeError, LimitExceeded: as `read_image`.
+    """
+    with _quiet:
+        return _to_rgb(picture, getattr(picture, "filename", "") or "<picture>")
+
+
 def open_picture(data: bytes) -> Image.Image:
     """Pillow's picture of a file of which only the header was read; for facts about the file, not for its pixels."""
     with _quiet:

@@ -28,6 +28,9 @@ from fakeface_jax.labels import Label
 SHARD = 256
 """Rows that are written together: what an interruption loses at most."""
 
+_TOGETHER = 32
+"""Views that the networks read in one go, so few that the next ones are decoded meanwhile."""
+
 
 def extract_features(
     manifest: Manifest,
@@ -68,13 +71,21 @@ def extract_features(
             wanted.append((row, missing))
     total, done = sum(len(missing) for _, missing in wanted), 0
     pending: list[tuple[dict[str, Any], np.ndarray]] = []
+    read: list[tuple[list[dict[str, Any]], dict[str, np.ndarray]]] = []
+
+    def read_pending() -> None:
+        if pending:
+            crops = np.stack([crop for _, crop in pending])
+            read.append(([record for record, _ in pending], extractor(crops)))
+            pending.clear()
 
     def flush() -> None:
-        if not pending:
+        read_pending()
+        if not read:
             return
-        crops = np.stack([crop for _, crop in pending])
-        cache.append([record for record, _ in pending], extractor(crops))
-        pending.clear()
+        arrays = {name: np.concatenate([part[name] for _, part in read]) for name in read[0][1]}
+        cache.append([record for records, _ in read for record in records], arrays)
+        read.clear()
 
     def render(item: tuple[Row, list[str]]) -> list[tuple[dict[str, Any], np.ndarray]]:
         row, missing = item
@@ -84,7 +95,9 @@ def extract_features(
         for rendered in _ahead(pool, render, wanted):
             pending.extend(rendered)
             done += len(rendered)
-            if len(pending) >= SHARD:
+            if len(pending) >= _TOGETHER:
+                read_pending()
+            if sum(len(records) for records, _ in read) >= SHARD:
                 flush()
                 if progress is not None:
                     progress(done, total)

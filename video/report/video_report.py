@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,7 +83,7 @@ FRAME_COLUMNS = (
 _FACE_CELLS = ("person", "confidence", "carried", "sharpness", "logit", "p_fake", "verdict")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class ImageReport:
     """One scored picture.
 
@@ -108,6 +109,13 @@ class ImageReport:
     seconds: StageSeconds
     whole_image: bool = False
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.input}: {_in_brief(self)}>"
+
+    def _repr_html_(self) -> str:
+        """Renders the answer in a notebook."""
+        return f"<p><b>{self.verdict}</b> {html.escape(self.input)}<br>{html.escape(_in_brief(self))}</p>"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -131,7 +139,7 @@ class ImageReport:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class VideoReport:
     """One scored video.
 
@@ -168,6 +176,13 @@ class VideoReport:
     frames_skipped: int = 0
     people: tuple[PersonRecord, ...] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.input}: {_in_brief(self)}>"
+
+    def _repr_html_(self) -> str:
+        """Renders the answer in a notebook."""
+        return f"<p><b>{self.verdict}</b> {html.escape(self.input)}<br>{html.escape(_in_brief(self))}</p>"
 
     @property
     def fps(self) -> float:
@@ -262,6 +277,12 @@ def frame_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def main_people(report: VideoReport) -> list[PersonRecord]:
     """Those whose scores count for the video."""
     return [person for person in report.people if person.role is Role.MAIN]
+
+
+def _in_brief(report: ImageReport | VideoReport) -> str:
+    """Says verdict and score in a few words, with the reason where there is one."""
+    score = "no score" if report.p_fake is None else f"P(fake) {report.p_fake:.3f}"
+    return f"{report.verdict}, {score}" + (f" ({report.reason})" if report.reason else "")
 
 
 def _head(report: ImageReport | VideoReport, kind: str) -> dict[str, Any]:
