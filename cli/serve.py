@@ -79,7 +79,8 @@ class Serve:
             classifier = FaceClassifier.load(self.model)
             make_detector = functools.partial(create_detector, self.detector or classifier.spec.detector)
             make_detector()  # a wrong name is found now
-            app = create_app(self.config, store, classifier, make_detector)
+            for_videos = classifier if self.model is not None else FaceClassifier.load(medium="video")
+            app = create_app(self.config, store, classifier, make_detector, video_classifier=for_videos)
             if tracing.wanted():
                 stack.callback(tracing.instrument(app).shutdown)
             config = uvicorn.Config(

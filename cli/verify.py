@@ -44,7 +44,7 @@ class Verify:
         if not mine:
             print(printable(f"not reproduced: {self.report} is not about the bytes of {self.video} (sha256 {sha256})"))
             return NOT_REPRODUCED
-        classifier = FaceClassifier.load(self.model)
+        classifier = FaceClassifier.load(self.model, medium="video")
         old = mine[-1]
         stated = old.record["model"]
         if stated["id"] != classifier.bundle.id:

@@ -5,7 +5,7 @@ operating points, provenance, checksums) and `README.md` (the model card). Weigh
 changed byte is refused. No pickle anywhere.
 
 Example:
-    >>> bundle = load_bundle()              # the model that ships
+    >>> bundle = load_bundle()              # the model that ships for pictures
     >>> bundle.spec.crop.size
     224
 """
@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,8 +38,11 @@ CARD = "README.md"
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Where the models that ship with the package are; each can be named without its path."""
 
-DEFAULT_BUNDLE = PRETRAINED / "lite0"
-"""The one that is used unless another is named."""
+Medium = Literal["picture", "video"]
+"""What is scored: a video's faces show other traces than those of pictures, and there is time for a larger network."""
+
+DEFAULT_BUNDLES: Mapping[Medium, Path] = {"picture": PRETRAINED / "lite0", "video": PRETRAINED / "clip-lite0"}
+"""The models that are used unless another is named; live streams are scored by the one for pictures, which is fast."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,16 +214,17 @@ def _put_in_place(temporary: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
+def load_bundle(path: str | os.PathLike[str] | None = None, *, medium: Medium = "picture") -> Bundle:
     """Reads and verifies a bundle.
 
     Args:
-        path: its directory, or the name of a model that ships; None for the default one.
+        path: its directory, or the name of a model that ships; None for the default one of the medium.
+        medium: chooses the default.
 
     Raises:
         BundleError: missing, damaged, or of a version this release cannot run.
     """
-    path = _place(path)
+    path = DEFAULT_BUNDLES[medium] if path is None else _place(path)
     if not (path / SPEC).is_file():
         names = ", ".join(sorted(place.name for place in PRETRAINED.iterdir() if (place / SPEC).is_file()))
         raise BundleError(
@@ -260,9 +264,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     return Bundle(spec=spec, weights=weights, id=identity, path=path, reference=reference)
 
 
-def _place(path: str | os.PathLike[str] | None) -> Path:
-    if path is None:
-        return DEFAULT_BUNDLE
+def _place(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     # A directory of the user goes before a model of that name.
     shipped = PRETRAINED / path

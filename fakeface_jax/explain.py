@@ -42,9 +42,10 @@ _SMOOTHED = 1 / 32
 def attributions(
     classifier: FaceClassifier, crops: UInt8[np.ndarray, "n s s 3"], *, steps: int = STEPS
 ) -> Float32[np.ndarray, "n s s"]:
-    """How much each pixel adds to the uncalibrated logit; positive speaks for fake.
+    """Returns how much each pixel adds to the uncalibrated logit; positive speaks for fake.
 
-    A crop's values sum up to its logit less that of the blurred crop, the better the more steps.
+    A crop's values sum up to its logit less that of the blurred crop, the better the more steps. Of a fusion with a
+    frozen backbone they are those of the network beside it (`FaceClassifier.explained_function`).
 
     Args:
         classifier: the model.
@@ -60,7 +61,7 @@ def attributions(
     if steps < 1:
         raise ConfigError(f"{steps} steps of integrated gradients; at least 1 is needed")
     found = np.zeros(crops.shape[:3], np.float32)
-    logits, state = classifier.logits_function()
+    logits, state = classifier.explained_function()
     for index, crop in enumerate(crops):
         # One picture at a time: a single program is compiled whatever their number, and on CPUs it is no slower.
         end = crop.astype(np.float32)

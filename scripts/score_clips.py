@@ -34,7 +34,7 @@ def main() -> None:
         "--every", type=int, default=None, help="every n-th frame; 32 evenly spread frames if not given"
     )
     options = parser.parse_args()
-    classifier = FaceClassifier.load(options.model)
+    classifier = FaceClassifier.load(options.model, medium="video")
     detector = create_detector(classifier.spec.detector)
     print("| clip | label | verdict | P(fake) | faces | frames with a face / sampled | media s | wall s | frames/s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")

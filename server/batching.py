@@ -209,3 +209,6 @@ class _Shared(FaceClassifier):
 
     def logits_function(self) -> tuple[Callable[[Any, Any], Any], Any]:
         return self._inner.logits_function()
+
+    def explained_function(self) -> tuple[Callable[[Any, Any], Any], Any]:
+        return self._inner.explained_function()

@@ -199,9 +199,26 @@ def test_reals_and_fakes_of_a_source_weigh_the_same():
     # A source of one class says nothing but its name.
     assert total("reals", fakes=False) == 0
     assert total("fakes", fakes=True) == 0
-    allowed = within_source_weights(table, _all(table), fakes_alone=0.25)
-    assert allowed[table.sources == "fakes"].sum() == pytest.approx(0.25 * 8)
-    np.testing.assert_array_equal(allowed[table.sources != "fakes"], weights[table.sources != "fakes"])
+
+
+def test_a_view_of_one_class_weighs_nothing():
+    """Else a head would learn the view: fakes that are only shown compressed, and reals that are only shown clean."""
+    table = _table(
+        [
+            ("a", "real", "", 30),
+            ("a", "fake", "swap", 20),
+            ("a", "real", "", 10, {"view": "clean"}),
+            ("a", "fake", "", 9, {"view": "drawn-0", "aligned": "blend"}),
+            ("b", "real", "", 16, {"view": "clean"}),
+            ("b", "fake", "", 20, {"view": "clean", "aligned": "blend"}),
+        ]
+    )
+    weights = within_source_weights(table, _all(table))
+    first = table.sources == "a"
+    assert weights[first & (table.views != "web")].sum() == 0
+    for fakes in (table.fakes, ~table.fakes):
+        assert weights[first & fakes].sum() == pytest.approx(50**0.5)
+        assert weights[~first & fakes].sum() == pytest.approx(6)
 
 
 def test_rows_that_are_not_used_weigh_nothing_and_count_for_nothing(small):

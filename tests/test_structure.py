@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,13 @@ def test_imports_name_the_package():
 def test_the_wheel_brings_one_package(tmp_path):
     """Needs a registry for setuptools, as every build does."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, REPOSITORY], check=True, timeout=600)
+    source = tmp_path / "source"  # a build leaves files behind
+    source.mkdir()
+    for folder in FOLDERS:
+        shutil.copytree(REPOSITORY / folder, source / folder, symlinks=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source], check=True, timeout=600)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 100 * 2**20
     target = tmp_path / "site-packages"

@@ -48,17 +48,30 @@ class FakeFaceDetector:
     """Scores faces in pictures, videos and live streams with one model.
 
     Attributes:
-        classifier: the model; its `spec` has the thresholds and what they were measured on.
+        classifier: scores pictures and live streams; its `spec` has the thresholds and what they were measured on.
         face_detector: finds the faces.
 
     Args:
-        classifier: the model.
+        classifier: scores pictures and live streams, and videos where no other model is given for them.
         face_detector: finds the faces; by default the one that the model was trained with.
+        load_for_videos: loads the model for videos when the first one is scored.
     """
 
-    def __init__(self, classifier: FaceClassifier, face_detector: FaceDetector | None = None) -> None:
+    def __init__(
+        self,
+        classifier: FaceClassifier,
+        face_detector: FaceDetector | None = None,
+        *,
+        load_for_videos: Callable[[], FaceClassifier] | None = None,
+    ) -> None:
         self.classifier = classifier
         self.face_detector = face_detector or create_detector(classifier.spec.detector)
+        self._load_for_videos = load_for_videos
+
+    @functools.cached_property
+    def video_classifier(self) -> FaceClassifier:
+        """The model that scores videos."""
+        return self.classifier if self._load_for_videos is None else self._load_for_videos()
 
     def __repr__(self) -> str:
         spec = self.classifier.spec
@@ -124,7 +137,9 @@ class FakeFaceDetector:
         Raises:
             MediaError: the video cannot be read.
         """
-        return scoring.score_video(self.classifier, self.face_detector, source, sampling, on_frame=on_frame, name=name)
+        return scoring.score_video(
+            self.video_classifier, self.face_detector, source, sampling, on_frame=on_frame, name=name
+        )
 
     def stream(
         self,
@@ -163,14 +178,20 @@ def load(model: str | os.PathLike[str] | None = None, *, backend: BackendName = 
     """Loads a model with the face detector that it was trained with.
 
     Args:
-        model: the name of a model that ships, or the directory of a bundle; by default the model that ships.
+        model: the name of a model that ships, or the directory of a bundle; by default the models that ship, one for
+            pictures and live streams and one for videos.
         backend: runs the network: `auto`, `openvino` or `jax`.
 
     Raises:
         BundleError: the model is missing or damaged.
         ConfigError: the backend cannot run this network.
     """
-    return FakeFaceDetector(FaceClassifier(load_bundle(model), backend=backend))
+    classifier = FaceClassifier(load_bundle(model), backend=backend)
+    if model is not None:
+        return FakeFaceDetector(classifier)
+    return FakeFaceDetector(
+        classifier, load_for_videos=lambda: FaceClassifier(load_bundle(medium="video"), backend=backend)
+    )
 
 
 @functools.cache

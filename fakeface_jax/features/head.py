@@ -1,12 +1,13 @@
 """Linear heads on cached features: regularised logistic regression, fitted in seconds by Nesterov's gradient method.
 
 The features are standardised and rotated to their principal components before the fit, and that is folded into the
-head afterwards, so that what is stored is one matrix. Rows are weighted so that in every source reals and fakes weigh
-the same: a head that may learn "this source is fake" learns nothing else (docs/detector.md has the measurement).
+head afterwards, so that what is stored is one matrix. Rows are weighted so that in every view of every source reals and
+fakes weigh the same: a head that may learn "this source is fake" learns nothing else (docs/detector.md has the
+measurement).
 
 Example:
     >>> design = Design.of(table, HeadConfig())
-    >>> (head,) = design.fit(within_source_weights(table, table.views == "drawn-0")[None])
+    >>> (head,) = design.fit(within_source_weights(table, np.isin(table.views, ("drawn-0", "clean")))[None])
     >>> logits = design.scores(head)
 """
 
@@ -143,35 +144,29 @@ def _fit(x: jax.Array, y: jax.Array, weights: jax.Array, penalty: Any, steps: in
     return jax.lax.fori_loop(0, steps, step, (start, solver.init(start)))[0]
 
 
-def within_source_weights(
-    table: FeatureTable, used: Bool[np.ndarray, " n"], *, fakes_alone: float = 0.0
-) -> Float[np.ndarray, " n"]:
-    """Weights under which a row's source says nothing of its label; 0 for rows that are not used.
+def within_source_weights(table: FeatureTable, used: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Returns weights under which neither a row's source nor its view says anything of its label.
 
-    In every source reals and fakes weigh the same, and among its fakes every kind of aligned fake as much as the
-    published ones; a source weighs the square root of its size. A source of reals alone, without aligned fakes of them,
-    is not used.
+    In every view of every source reals and fakes weigh the same, and among its fakes every kind of aligned fake as much
+    as the published ones; it weighs the square root of its size. A source of one class is not used in views in which
+    aligned fakes do not give it the other. Rows that are not used weigh 0.
 
     Args:
         table: the rows.
-        used: which of them count.
-        fakes_alone: what a source of fakes alone weighs, relative to one with both classes; above 0 it lets the head
-            learn such sources as fake.
+        used: selects those that count.
     """
     weights = np.zeros(len(table))
     fakes = table.fakes
     for source in np.unique(table.sources):
-        mine = used & (table.sources == source)
-        real, fake = mine & ~fakes, mine & fakes
-        total = max(int(mine.sum()), 1) ** 0.5
-        if not fake.any():
-            continue
-        if real.any():
+        for view in np.unique(table.views[table.sources == source]):
+            mine = used & (table.sources == source) & (table.views == view)
+            real, fake = mine & ~fakes, mine & fakes
+            if not real.any() or not fake.any():
+                continue
+            total = float(mine.sum()) ** 0.5
+            weights[real] = total / real.sum()
             kinds = np.unique(table.aligned[fake])
             for kind in kinds:
                 one = fake & (table.aligned == kind)
                 weights[one] = total / len(kinds) / one.sum()
-            weights[real] = total / real.sum()
-        else:
-            weights[fake] = fakes_alone * total / fake.sum()
     return weights

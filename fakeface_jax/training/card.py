@@ -48,9 +48,7 @@ def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[Protocol
         f"# {spec.name}",
         f"A fake-face detector: network `{spec.model.get('name')}`, {spec.crop.size} x {spec.crop.size} pixel face "
         f"crops with margin {spec.crop.margin} found by `{spec.detector}`. Output: P(fake) in [0, 1].",
-        "## Results on the test split",
-        table or "Not measured yet: run `fakeface evaluate --bundle BUNDLE --data DATA --card`.",
-        *(text for title, caption, table in _judged(provenance) for text in (f"### {title}", caption, table)),
+        *_results(table, provenance),
         *(text for section in sections for text in _protocol(section)),
         "## Calibration and verdicts",
         f"- calibration: {spec.calibration.method}, fitted on {spec.calibration.samples} faces of the "
@@ -185,12 +183,22 @@ def _training(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _results(table: str, provenance: Mapping[str, Any]) -> list[str]:
+    """Lists the results on the test split, or on sources that were left out, or says that there are none."""
+    judged = _judged(provenance)
+    if judged and not table:
+        shown = [text for title, caption, part in judged for text in (f"### {title}", caption, part)]
+        return ["## Results on sources that were left out", *shown]
+    none = "Not measured yet: run `fakeface evaluate --bundle BUNDLE --data DATA --card`."
+    return ["## Results on the test split", table or none]
+
+
 def _fitting(provenance: Mapping[str, Any]) -> str:
     """Describes how heads on cached features were fitted."""
     judged, backbone = provenance["judge"], provenance["backbone"]
     lines = [
-        f"- two linear heads on `{backbone['name']}` (sha256 `{backbone['sha256'][:12]}`), one for changed faces and "
-        f"one for generated ones, and the network of `{provenance['detail']['name']}`; their logits are added",
+        f"- a linear head on features of `{backbone['name']}` (sha256 `{backbone['sha256'][:12]}`), and the network of "
+        f"`{provenance['detail']['name']}`; their logits are added",
         f"- chosen by {provenance['chosen_by']}: mean AUC over methods {judged['mean_auc']:.3f}, worst source's false "
         f"alarms {judged['worst_false_alarms']:.1%}, objective {judged['objective']:.3f}",
         f"- {provenance['data']['views']:,} views of these pictures: {json.dumps(provenance['data']['pictures'])}",

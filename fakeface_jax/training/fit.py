@@ -1,12 +1,12 @@
 """From cached features to a calibrated bundle: the heads fitted, thresholds found on sources they had not seen.
 
-The detector is a fusion of experts, whose logits are added: two linear heads on a frozen backbone's features, one for
-changed faces (swaps, blends, lip-sync) and one for faces that a generator made whole, and a small network trained end
-to end that sees finer detail. One head for all kinds does worse: blends and reconstructions pull it apart.
+The detector is a fusion of two experts, whose logits are added: a linear head on a frozen backbone's features, and a
+small network trained end to end that sees finer detail.
 
 The recipe is judged, and everything that follows from scores is fitted, on the logits that leaving sources out gives
-(`fakeface_jax.evaluation.leave_source_out`): each face is scored by heads that saw neither its source nor its method.
-Faces of sources that the small network was trained on have no say in it, as that network is the same in every fold.
+(`fakeface_jax.evaluation.leave_source_out`): each face is scored by a head that saw neither its source nor its method.
+What is scored so are frames of clips, as the detector is one for videos; pictures are fitted on and have no say in
+thresholds. Neither have sources that the small network was trained on, as that network is the same in every fold.
 
 Example:
     >>> config = FitConfig(output=Path("runs/detector"))
@@ -75,12 +75,12 @@ class FitResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fused:
-    """The experts' logits as one: factors that make all spread alike over reals, and a shift that centres them.
+    """The experts' logits as one: factors that make both spread alike over reals, and a shift that centres them.
 
     Attributes:
-        head: both heads in one, which is linear as they are.
-        detail: what the small network's logits are multiplied by.
-        shift: added.
+        head: the head, with its factor.
+        detail: multiplies the small network's logits.
+        shift: is added.
     """
 
     head: Head
@@ -93,7 +93,7 @@ class Recipe:
 
     Args:
         table: all rows.
-        config: of the fit.
+        config: settings of the fit.
         detail: the bundle of the small network.
     """
 
@@ -102,32 +102,22 @@ class Recipe:
         self.design = Design.of(table, config.head)
         kernel, bias = (detail.weights[f"classifier.{part}"].astype(np.float64) for part in ("kernel", "bias"))
         self.detail = table.detail.astype(np.float64) @ kernel[:, 0] + bias[0]
-        shown = table.views == config.head.fitted_views
-        plain, generated = table.aligned == "", np.isin(table.sources, config.generators)
-        reals = ~table.fakes
-        changed_fakes = (table.aligned == "blend") | (plain & ~generated)
-        generated_fakes = np.isin(table.aligned, ("taef2", "upsample")) | (plain & generated)
-        self._weights = {
-            "changed": within_source_weights(table, shown & (reals | changed_fakes)),
-            "generated": within_source_weights(
-                table, shown & (reals | generated_fakes), fakes_alone=config.fakes_alone
-            ),
-        }
+        shown = np.isin(table.views, config.head.fitted_views)
+        self._weights = within_source_weights(table, shown)
 
     def __call__(self, fitted: Bool[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
-        """Logits of all rows by recipes that were fitted on some of them each."""
+        """Returns logits of all rows by recipes that were fitted on some of them each."""
         fused = self.fit(fitted)
         return np.stack([self.design.scores(one.head) + one.detail * self.detail + one.shift for one in fused])
 
     def fit(self, fitted: Bool[np.ndarray, "k n"]) -> list[Fused]:
-        """The recipe of some rows each."""
-        changed, generated = (self.design.fit(weights * fitted) for weights in self._weights.values())
-        return [self._fuse(one, other, rows) for one, other, rows in zip(changed, generated, fitted, strict=True)]
+        """Fits the recipe on some rows each."""
+        heads = self.design.fit(self._weights * fitted)
+        return [self._fuse(head, rows) for head, rows in zip(heads, fitted, strict=True)]
 
-    def _fuse(self, changed: Head, generated: Head, fitted: Bool[np.ndarray, " n"]) -> Fused:
-        config = self.config
-        # Over the reals that were fitted on, as the heads weigh them: fakes of one kind are many, or strange.
-        weights = self._weights["changed"] * fitted * ~self.table.fakes
+    def _fuse(self, head: Head, fitted: Bool[np.ndarray, " n"]) -> Fused:
+        # Over the reals that were fitted on, as the head weighs them: fakes of one kind are many, or strange.
+        weights = self._weights * fitted * ~self.table.fakes
         weights = weights / weights.sum()
 
         def factor(logits: Float[np.ndarray, " n"], share: float) -> tuple[float, float]:
@@ -135,12 +125,10 @@ class Recipe:
             spread = float(np.sqrt(weights @ (logits - mean) ** 2))
             return share / max(spread, 1e-6), mean
 
-        first, first_mean = factor(self.design.scores(changed), config.changed)
-        second, second_mean = factor(self.design.scores(generated), config.generated)
-        third, third_mean = factor(self.detail, config.detail)
-        kernel = first * changed.weights + second * generated.weights
-        head = Head(kernel.astype(np.float32), first * changed.bias + second * generated.bias)
-        return Fused(head, third, -(first * first_mean + second * second_mean + third * third_mean))
+        first, first_mean = factor(self.design.scores(head), self.config.head_share)
+        second, second_mean = factor(self.detail, self.config.detail)
+        scaled = Head((first * head.weights).astype(np.float32), first * head.bias)
+        return Fused(scaled, second, -(first * first_mean + second * second_mean))
 
 
 def fit_detector(
@@ -163,9 +151,10 @@ def fit_detector(
     """
     started = time.monotonic()
     # Other views in the cache have no say, in the principal components either.
-    table = table.select(np.isin(table.views, (config.head.fitted_views, config.scored_view)))
+    table = table.select(np.isin(table.views, (*config.head.fitted_views, config.scored_view)))
     recipe = Recipe(table, config, detail)
-    judged = leave_source_out(table, recipe, view=config.scored_view, without=trained_sources(detail))
+    pictures = np.unique(table.sources[clip_names(table) == ""]).tolist()
+    judged = leave_source_out(table, recipe, view=config.scored_view, without=[*trained_sources(detail), *pictures])
     (fused,) = recipe.fit(np.ones((1, len(table)), bool))
     kernel, bias = recipe.design.folded(Head(fused.head.weights, fused.head.bias + fused.shift))
     weights = {"experts.0.classifier.kernel": kernel, "experts.0.classifier.bias": bias}
@@ -219,7 +208,7 @@ def _video_decision(clips: _Scored) -> VideoDecision:
         operating_points=points,
         bands=bands,
         fitted_on=f"{len(clips.labels)} labelled clips ({int(clips.labels.sum())} fake), each by the largest "
-        "face of up to six frames, scaled and compressed as on the web, and by heads that saw neither its source nor "
+        "face of up to six frames, and by a detector whose head saw neither its source nor "
         "its method",
     )
 
@@ -304,10 +293,15 @@ def _faces(table: FeatureTable, logits: Float[np.ndarray, " n"], sources: np.nda
     )
 
 
+def clip_names(table: FeatureTable) -> np.ndarray:
+    """Returns the clip that each row is a frame of; an empty name for pictures."""
+    found = (_CLIP.fullmatch(str(name)) for name in table.ids)
+    return np.array(["" if one is None else one[1] for one in found], dtype=str)
+
+
 def _clips(table: FeatureTable, logits: Float[np.ndarray, " n"], sources: np.ndarray) -> _Scored:
-    """Clips among the faces, each with the mean of its logits."""
-    known = np.isfinite(logits)
-    names = np.array([_CLIP.sub(r"\1", name) if _CLIP.fullmatch(name) else "" for name in table.ids])
+    """Scores the clips among the faces, each by the mean of its logits."""
+    known, names = np.isfinite(logits), clip_names(table)
     rows = [np.flatnonzero(known & (names == clip)) for clip in np.unique(names[known & (names != "")])]
     first = np.array([mine[0] for mine in rows], np.int64)
     return _Scored(
@@ -336,10 +330,7 @@ def _provenance(
     return {
         "config": {
             "head": dataclasses.asdict(config.head),
-            **{
-                name: getattr(config, name) for name in ("changed", "generated", "detail", "fakes_alone", "scored_view")
-            },
-            "generators": list(config.generators),
+            **{name: getattr(config, name) for name in ("head_share", "detail", "scored_view")},
         },
         "data": {"pictures": counts, "views": len(table)},
         "backbone": {"name": backbone.name, "sha256": backbone.sha256},

@@ -49,20 +49,25 @@ def create_app(
     store: Store,
     classifier: FaceClassifier,
     make_detector: Callable[[], FaceDetector],
+    *,
+    video_classifier: FaceClassifier | None = None,
 ) -> FastAPI:
     """The service as an ASGI application. Its threads and processes live as long as its lifespan.
 
     Args:
         config: what the operator set.
         store: jobs, reports, tokens.
-        classifier: the model.
-        make_detector: a detector for one thread.
+        classifier: scores pictures and live sources.
+        make_detector: makes a detector for one thread.
+        video_classifier: scores videos; by default the same.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.ExitStack() as stack:
-            app.state.service = state = stack.enter_context(State.create(config, store, classifier, make_detector))
+            app.state.service = state = stack.enter_context(
+                State.create(config, store, classifier, make_detector, video_classifier=video_classifier or classifier)
+            )
             # It answers meanwhile, and says that it is not ready.
             warming = threading.Thread(target=_warm_up, args=(state,), name="warm-up", daemon=True)
             warming.start()

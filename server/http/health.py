@@ -74,6 +74,7 @@ async def info(state: StateHere) -> JSONResponse:
         {
             "version": __version__,
             "model": {"name": spec.name, "id": state.classifier.bundle.id},
+            "video_model": {"name": state.video_classifier.spec.name, "id": state.video_classifier.bundle.id},
             "auth_required": await asyncio.to_thread(state.needs_token),
             "limits": {
                 "image_bytes": limits.image_bytes,
@@ -85,7 +86,7 @@ async def info(state: StateHere) -> JSONResponse:
             },
             "bands": plain(spec.bands),
             "operating_points": plain(spec.operating_points),
-            "video": plain(spec.video),
+            "video": plain(state.video_classifier.spec.video),
             "urls": bool(state.config.url_hosts),
         }
     )

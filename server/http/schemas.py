@@ -149,7 +149,8 @@ class Info(BaseModel):
     """What this service is, and what it takes."""
 
     version: str
-    model: dict[str, str]
+    model: dict[str, str] = Field(description="Name and id of the model that scores pictures and live sources.")
+    video_model: dict[str, str] = Field(description="Name and id of the model that scores videos.")
     auth_required: bool
     limits: dict[str, float]
     bands: dict[str, Any] = Field(description="Thresholds of single faces.")

@@ -43,7 +43,8 @@ class State:
     Attributes:
         config: what the operator set.
         store: jobs, reports, tokens.
-        classifier: the model.
+        classifier: scores pictures and live sources.
+        video_classifier: scores videos.
         make_detector: a detector for one thread.
         decoders: processes that open media.
         batcher: the model for pictures.
@@ -65,6 +66,7 @@ class State:
     config: ServiceConfig
     store: Store
     classifier: FaceClassifier
+    video_classifier: FaceClassifier
     make_detector: Callable[[], FaceDetector]
     decoders: Decoders
     batcher: Batcher
@@ -92,6 +94,8 @@ class State:
         store: Store,
         classifier: FaceClassifier,
         make_detector: Callable[[], FaceDetector],
+        *,
+        video_classifier: FaceClassifier,
     ) -> Iterator[State]:
         """The state, with its threads and processes; ended with the block. The caller holds the store's directory."""
         limits = config.limits
@@ -125,7 +129,7 @@ class State:
             )
             runner = JobRunner(
                 store,
-                classifier,
+                video_classifier,
                 make_detector(),
                 decoders,
                 hub,
@@ -137,6 +141,7 @@ class State:
                 config=config,
                 store=store,
                 classifier=classifier,
+                video_classifier=video_classifier,
                 make_detector=make_detector,
                 decoders=decoders,
                 batcher=batcher,

@@ -105,7 +105,7 @@ async def create_job(
                 media_sha256=sha256,
                 media_bytes=size,
                 settings=settings | {"detector": state.detector},
-                model_id=state.classifier.bundle.id,
+                model_id=state.video_classifier.bundle.id,
                 idempotency_key=idempotency_key,
                 **room,
             )

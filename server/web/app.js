@@ -30,7 +30,8 @@ async function start() {
     );
   }
   byId("access").hidden = !info.auth_required;
-  put(byId("model"), "Model ", named(info.model.name));
+  const models = [...new Set([info.model.name, info.video_model.name])];
+  put(byId("model"), models.length > 1 ? "Models " : "Model ", named(models.join(", ")));
   put(byId("version"), "fakeface-jax ", named(info.version));
   rates(info);
   const check = new Check(info, (id) => history.replaceState(null, "", `#/jobs/${encodeURIComponent(id)}`));
