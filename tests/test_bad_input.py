@@ -89,7 +89,7 @@ PICTURES = {
     "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (make it smaller)"),
     "animated": ("moving.gif", animation, "holds 12 pictures (score it as a video"),
     "floating_point": ("float.tiff", lambda p: encoded(p.convert("F"), "TIFF"), "floating-point image (convert it"),
-    "empty_directory": ("folder/", None, "holds no file of a known kind (known:"),
+    "empty_directory": ("folder/", None, "contains no supported file (supported:"),
     "glob_without_match": ("nothing-*.jpg", None, "matches no file (check the pattern)"),
     "below_a_file": ("plain-file/face.jpg", None, "cannot be read: Not a directory (check its permissions)"),
     "grey": ("grey.png", lambda p: encoded(p.convert("L"), "PNG"), None),
@@ -182,7 +182,7 @@ CLIPS = {
     "sound_only": ("sound.avi", lambda t, p: sound(), "("),
     "zero_frames": ("none.avi", lambda t, p: video_bytes(t, p, ".avi", frames=0), "("),
     "tiny": ("tiny.avi", lambda t, p: video_bytes(t, p, ".avi", size=(8, 8)), "too small"),
-    "empty_directory": ("folder/", None, "holds no file of a known kind (known:"),
+    "empty_directory": ("folder/", None, "contains no supported file (supported:"),
     "glob_without_match": ("nothing-*.mp4", None, "matches no file (check the pattern)"),
     "below_a_file": ("plain-file/clip.mp4", None, "("),
     "grey": ("grey.avi", lambda t, p: video_bytes(t, p, ".avi", grey=True), None),
@@ -295,7 +295,7 @@ def test_results_never_overwrite_one_another(command, options, tmp_path, clip, p
     ending = ".png" if command == "classify" else ".avi"
     options = options.format(tmp_path / f"o{ending}", tmp_path / "folder")
     good = portrait if command == "classify" else clip
-    assert "names too; name another file" in refused(capsys, command, good, "--model", tiny_bundle, *options.split())
+    assert "is also the file of --" in refused(capsys, command, good, "--model", tiny_bundle, *options.split())
     assert tree(tmp_path) == {}
 
 
@@ -373,8 +373,8 @@ def test_directories_without_permission(tmp_path, portrait, tiny_bundle):
     ("words", "message"),
     [
         (["score", "-"], "-: a video cannot come from standard input (save it to a file first)"),
-        (["classify", ""], "'': is no name of a file (check the variables in the call)"),
-        (["score", ""], "'': is no name of a file (check the variables in the call)"),
+        (["classify", ""], "'': is not a file name (check that the shell variable is set)"),
+        (["score", ""], "'': is not a file name (check that the shell variable is set)"),
     ],
 )
 def test_names_that_stand_for_nothing(words, message, tiny_bundle, capsys):

@@ -67,7 +67,7 @@ def test_merge_prints_counts_and_bad_files(folders, tmp_path, capsys):
     assert "left out: 1 of fair: unreadable" in out
     assert out.splitlines()[-1] == f"manifest: {path}"
     (line,) = err.splitlines()
-    assert line.startswith(f"left out: {folders / 'fair'}/fake/broken.png: unreadable: ")
+    assert line.startswith(f"excluded: {folders / 'fair'}/fake/broken.png: unreadable: ")
     assert [file.name for file in tmp_path.iterdir()] == ["manifest.parquet"]
 
 
@@ -132,9 +132,9 @@ def test_build_whole_images(manifest, tmp_path, capfd):
     assert sum(dataset.sizes.values()) == 96
     sizes, left_out, place = out.splitlines()  # nothing of TFDS's between the results
     assert sizes == ", ".join(f"{split} {count}" for split, count in dataset.sizes.items())
-    assert left_out == "left out: 1"
+    assert left_out == "excluded: 1"
     assert place == f"data: {dataset.path}"
-    assert "left out: fair/fake/broken.png: unreadable" in err
+    assert "excluded: fair/fake/broken.png: unreadable" in err
     # A second time: what is there is opened.
     assert main(words) == 0
     assert capfd.readouterr().out == out
@@ -149,14 +149,14 @@ def test_build_faces(face_manifest, tmp_path, capsys):
 
     assert main(["data", "build", str(face_manifest), "--output", str(tmp_path), "--size", "64"]) == 0
     out, err = capsys.readouterr()
-    assert "left out: faces/train/real/cup.png: no face found" in err
+    assert "excluded: faces/train/real/cup.png: no face found" in err
     dataset = open_dataset(tmp_path)
     assert dataset.sizes == {"train": 10}
     assert dataset.detector == "centerface"
     assert [dict(one) for one in dataset.rejected] == [{"id": "faces/train/real/cup.png", "reason": "no face found"}]
     record = dataset.source("train")[0]
     assert record["image"].shape == (64, 64, 3)
-    assert "left out: 1" in out
+    assert "excluded: 1" in out
 
 
 def test_a_log_file_is_not_flooded(manifest, tmp_path):

@@ -187,9 +187,9 @@ def test_the_command_writes_a_new_bundle_beside_the_old(pictures, tiny_bundle, t
     words = ["calibrate", "--bundle", str(tiny_bundle), "--whole-image"]
     assert main([*words, "--data", str(pictures), "--output", str(tmp_path / "both")]) == 0
     out, err = capsys.readouterr()
-    assert "24 real and 21 fake faces, 4 pictures left out" in out
+    assert "24 real and 21 fake faces, 4 pictures excluded" in out
     assert f"bundle: {tmp_path / 'both'}" in out
-    assert err.count("left out: ") == 4
+    assert err.count("excluded: ") == 4
     assert {path.name: path.read_bytes() for path in tiny_bundle.iterdir()} == before
     new = load_bundle(tmp_path / "both")
     assert (tmp_path / "both" / "weights.safetensors").read_bytes() == before["weights.safetensors"]
@@ -198,10 +198,10 @@ def test_the_command_writes_a_new_bundle_beside_the_old(pictures, tiny_bundle, t
     assert len(new.spec.provenance["recalibration"]["pictures_sha256"]) == 64
     assert main([*words, "--reals", str(pictures / "real"), "--output", str(tmp_path / "reals")]) == 0
     out, _ = capsys.readouterr()
-    assert "25 real and 0 fake faces, 2 pictures left out" in out
+    assert "25 real and 0 fake faces, 2 pictures excluded" in out
     assert "Without fakes, P(fake)" in out
     assert main([*words, "--data", str(pictures), "--output", str(tiny_bundle)]) == 2
     assert "is the bundle that is recalibrated, and stays" in capsys.readouterr().err
     assert main([*words, "--output", str(tmp_path / "x")]) == 2
-    assert "give either --data" in capsys.readouterr().err
+    assert "name either --data" in capsys.readouterr().err
     assert json.loads((tmp_path / "reals" / "bundle.json").read_text())["calibration"]["method"] == "none"

@@ -189,7 +189,7 @@ def test_a_loss_is_refused_and_can_be_judged_anew(config, bundle, monkeypatch, c
     change = json.loads((config.output / "comparison.json").read_text())["losses"]["old"]["value"]
     assert code == 1
     assert change < -0.02
-    assert f"fakeface: refused: old changes by {change:+.3f} (95 % interval" in err
+    assert f"fakeface: rejected: old changes by {change:+.3f} (95 % interval" in err
     assert "--max-loss allows 0.02" in err
     assert "| old | AUC | 10 | 10 | 20 |" in out
     assert "bundle: " not in out
