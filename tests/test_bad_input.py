@@ -85,8 +85,8 @@ PICTURES = {
     "not_an_image": ("note.jpg", lambda p: b"only a text\n" * 50, "not an image that can be read (convert"),
     "noise": ("noise.png", lambda p: np.random.default_rng(0).bytes(5000), "not an image that can be read (convert"),
     "one_pixel": ("dot.png", lambda p: encoded(p.resize((1, 1)), "PNG"), "too small to hold a face (use a larger"),
-    "enormous": ("huge.png", lambda p: png_of_size(60_000, 60_000), "(make it smaller)"),
-    "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (make it smaller)"),
+    "enormous": ("huge.png", lambda p: png_of_size(60_000, 60_000), "(shrink it)"),
+    "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (shrink it)"),
     "animated": ("moving.gif", animation, "holds 12 pictures (score it as a video"),
     "floating_point": ("float.tiff", lambda p: encoded(p.convert("F"), "TIFF"), "floating-point image (convert it"),
     "empty_directory": ("folder/", None, "contains no supported file (supported:"),
@@ -215,14 +215,17 @@ def other_version(bundle):
 
 
 MODELS = {
-    "unknown": (shutil.rmtree, "(bundle.json is missing); name a directory that holds one, or a model that ships: "),
+    "unknown": (shutil.rmtree, "(bundle.json is missing); name a bundle directory, or one of the bundled models: "),
     "no_weights": (lambda b: (b / "weights.safetensors").unlink(), "get it again"),
-    "changed_weights": (lambda b: change_byte(b, "weights.safetensors"), "sha256 differs); get the bundle again"),
+    "changed_weights": (lambda b: change_byte(b, "weights.safetensors"), "SHA-256 differs); get the bundle again"),
     "changed_settings": (
         lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace("0.7", "0.8")),
-        "sha256 differs); get the bundle again",
+        "SHA-256 differs); get the bundle again",
     ),
-    "other_version": (other_version, "bundle format 99, this release reads 1; install the release it was made with"),
+    "other_version": (
+        other_version,
+        "bundle format 99, but this release reads 1; install the release it was made with",
+    ),
     "not_json": (lambda b: (b / "bundle.json").write_bytes(b"\xff{"), "get it again"),
 }
 

@@ -211,7 +211,7 @@ def test_a_file_that_only_claims_to_be_weights_is_refused(tmp_path):
     (tmp_path / "model" / WEIGHTS).write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
     rewrite(tmp_path / "model", lambda document: document["weights"].update(sha256=sha256))
-    assert_refused(tmp_path / "model", "no safetensors file")
+    assert_refused(tmp_path / "model", "not a safetensors file")
 
 
 def test_saving_again_replaces_the_bundle(tmp_path):
@@ -343,5 +343,5 @@ def test_models_that_ship_are_found_by_name_and_directories_go_first(tmp_path, m
     monkeypatch.chdir(tmp_path)
     own = save_few(tmp_path / "report-cnn")
     assert load_bundle("report-cnn").id == own.id
-    with pytest.raises(BundleError, match=r"or a model that ships: .*report-cnn"):
+    with pytest.raises(BundleError, match=r"or one of the bundled models: .*report-cnn"):
         load_bundle("no-such-model")
