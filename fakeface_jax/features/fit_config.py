@@ -23,20 +23,20 @@ GENERATED = (
     "studio_gan_512",
     "tpdne_basemax",
 )
-"""Sources whose fakes are pictures that a generator made whole; those of all others change a real picture."""
+"""Sources whose fakes were generated as whole pictures; the fakes of all other sources are altered real pictures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """Settings of the heads. The defaults are what leaving sources out chose (docs/detector.md).
+    """Settings of the heads. The defaults were chosen by leaving sources out (docs/detector.md).
 
     Attributes:
-        taps: places among the cache's taps.
-        statistics: places among `fakeface_jax.backbones.STATISTICS`.
-        components: principal components that are kept.
-        penalty: of the squared weights of standardised components, for a mean log loss.
-        steps: of the gradient method.
-        fitted_views: rows of this view are fitted.
+        taps: indices into the cache's taps.
+        statistics: indices into `fakeface_jax.backbones.STATISTICS`.
+        components: number of principal components that are kept.
+        penalty: factor of the squared weights of standardised components, relative to a mean log loss.
+        steps: steps of the gradient method.
+        fitted_views: views whose rows are fitted.
     """
 
     taps: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
@@ -48,9 +48,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if not self.taps or not self.statistics or self.components < 1 or self.steps < 1 or self.penalty <= 0:
-            raise ConfigError("a head needs taps, statistics, components, steps and a positive penalty")
+            raise ConfigError("a head needs at least one tap, statistic, component and step, and a positive penalty")
         if list(self.taps) != sorted(set(self.taps)) or list(self.statistics) != sorted(set(self.statistics)):
-            raise ConfigError("taps and statistics of a head are given once each, in ascending order")
+            raise ConfigError("taps and statistics of a head must be distinct and in ascending order")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,15 @@ class FitConfig:
     """Settings of a fit: a head for changed faces, one for generated faces, and a small network beside them.
 
     Attributes:
-        output: the run directory; the bundle is written into `bundle` in it.
-        head: of the features.
-        changed: what the logits of the head for changed faces (swaps, blends, lip-sync) count, once all spread alike.
-        generated: what those of the head for generated faces count.
-        detail: what those of the small network count.
-        fakes_alone: weight of a source of generated fakes alone, relative to one with both classes.
-        generators: sources whose fakes are generated whole.
-        scored_view: faces of this view are scored when sources are left out.
+        output: the run directory; the bundle is written to its subdirectory `bundle`.
+        head: settings of the heads on the features.
+        changed: weight of the logits of the head for changed faces (swaps, blends, lip-sync), after all logits were
+            scaled to the same spread.
+        generated: weight of the logits of the head for generated faces.
+        detail: weight of the logits of the small network.
+        fakes_alone: weight of a source that has only generated fakes, relative to one with both classes.
+        generators: sources whose fakes are generated as whole pictures.
+        scored_view: view that is scored when sources are left out.
     """
 
     output: Path
