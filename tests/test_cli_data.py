@@ -64,7 +64,7 @@ def test_merge_prints_counts_and_bad_files(folders, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert code == 0
     assert "groups: 48 of 48 pictures" in out
-    assert "left out: 1 of fair: unreadable" in out
+    assert "excluded: 1 of fair: unreadable" in out
     assert out.splitlines()[-1] == f"manifest: {path}"
     (line,) = err.splitlines()
     assert line.startswith(f"excluded: {folders / 'fair'}/fake/broken.png: unreadable: ")
@@ -90,7 +90,7 @@ def test_train_only_holds_nothing_out(folders, tmp_path, capsys):
         ("data merge folder:{fair}@fair --output m.parquet --train-only other", "no such source: other"),
         ("data audit gone.parquet", "gone.parquet: not a manifest"),
         ("data audit file", "file: not a manifest"),
-        ("data audit {manifest} --sources other", "no such source: other; there are fair, leaky"),
+        ("data audit {manifest} --sources other", "no such source: other; use"),
         ("data build gone.parquet --output d", "gone.parquet: not a manifest"),
         ("data build {manifest} --output d --size 8", "crop size 8 is not between"),
         ("data build {manifest} --output d --detector nose", "unknown face detector 'nose'"),
@@ -141,7 +141,7 @@ def test_build_whole_images(manifest, tmp_path, capfd):
     # Crops of something else are not taken for it.
     assert main(["data", "build", str(manifest), "--output", str(tmp_path / "crops"), "--size", "32",
                  "--whole-images", "--margin", "1.5"]) == 2  # fmt: skip
-    assert "holds crops of another" in capfd.readouterr().err
+    assert "contains crops of another" in capfd.readouterr().err
 
 
 def test_build_faces(face_manifest, tmp_path, capsys):
