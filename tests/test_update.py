@@ -170,7 +170,7 @@ def test_an_update_learns_the_new_and_leaves_the_old_bundle(config, old, bundle)
     again = dataclasses.replace(
         config, data=(old / "data", config.output / "data"), bundle=done.bundle.path, output=config.output / "next"
     )
-    with pytest.raises(DataError, match=r"no picture of it is in the train split .*left out: exact duplicate"):
+    with pytest.raises(DataError, match=r"none of its pictures is in the train split .*excluded: exact duplicate"):
         update(again, Silent())
 
 
@@ -195,7 +195,7 @@ def test_a_loss_is_refused_and_can_be_judged_anew(config, bundle, monkeypatch, c
     assert "bundle: " not in out
     assert not (config.output / "bundle").exists()
     assert main(words) == 2
-    assert "holds an update already; add --resume" in capsys.readouterr().err
+    assert "already contains an update; add --resume" in capsys.readouterr().err
     assert main([*words, "--resume", "--max-loss", "1"]) == 0
     assert f"bundle: {config.output / 'bundle'}" in capsys.readouterr().out
     assert load_bundle(config.output / "bundle").spec.name == "run"
@@ -312,9 +312,9 @@ def test_joined_data_sets_read_as_one(old, config, tmp_path):
     assert open_dataset([old / "data"]).manifest_sha256 == first.manifest_sha256
     with pytest.raises(DataError, match="is given twice"):
         join_datasets([first, first])
-    with pytest.raises(DataError, match="was not cut as"):
+    with pytest.raises(DataError, match="its crops differ from those of"):
         join_datasets([first, dataclasses.replace(new, whole_images=False)])
-    with pytest.raises(DataError, match="is one data set"):
+    with pytest.raises(DataError, match="is a single data set"):
         newest(first, "train")
 
 

@@ -1,12 +1,13 @@
-"""From cached features to a calibrated bundle: the heads fitted, thresholds found on sources they had not seen.
+"""Fits a detector on cached features and writes a calibrated bundle, with thresholds from held-out sources.
 
 The detector is a fusion of experts, whose logits are added: two linear heads on a frozen backbone's features, one for
-changed faces (swaps, blends, lip-sync) and one for faces that a generator made whole, and a small network trained end
-to end that sees finer detail. One head for all kinds does worse: blends and reconstructions pull it apart.
+changed faces (swaps, blends, lip-sync) and one for faces that were generated as whole pictures, and a small network
+trained end to end that sees finer detail. A single head for all kinds is worse, because blends and reconstructions need
+different weights.
 
-The recipe is judged, and everything that follows from scores is fitted, on the logits that leaving sources out gives
+The recipe is evaluated, and everything that depends on scores is fitted, on the logits of held-out sources
 (`fakeface_jax.evaluation.leave_source_out`): each face is scored by heads that saw neither its source nor its method.
-Faces of sources that the small network was trained on have no say in it, as that network is the same in every fold.
+Faces of sources that the small network was trained on are excluded, because that network is the same in every fold.
 
 Example:
     >>> config = FitConfig(output=Path("runs/detector"))
@@ -49,13 +50,13 @@ from fakeface_jax.labels import Label
 from fakeface_jax.training.card import model_card
 
 SPLIT = "sources left out"
-"""Name, in calibration and operating points, of the faces that they were fitted on."""
+"""Name, in calibration and operating points, of the faces on which they were fitted."""
 
 RATES = (0.01, FALSE_ALARMS, 0.05)
-"""Error rates of the thresholds that a bundle states; `fake` begins at the middle one."""
+"""Error rates of the thresholds in a bundle; the verdict `fake` begins at the middle one."""
 
 VIDEO_RULE = "worst_person"
-"""Rule that makes one score of a video's faces: the mean of the most fake person's logits."""
+"""Rule that combines the scores of a video's faces: the mean logit of the person with the highest one."""
 
 _CLIP = re.compile(r"(.+)_\d{6}\.png")
 
@@ -65,8 +66,8 @@ class FitResult:
     """Result of a fit.
 
     Attributes:
-        bundle: as written.
-        judged: what leaving sources out says of it.
+        bundle: the bundle as written.
+        judged: results of leaving sources out.
     """
 
     bundle: Bundle
@@ -75,12 +76,12 @@ class FitResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fused:
-    """The experts' logits as one: factors that make all spread alike over reals, and a shift that centres them.
+    """The experts' logits as one score: factors that give them the same spread over reals, and a shift that centres it.
 
     Attributes:
-        head: both heads in one, which is linear as they are.
-        detail: what the small network's logits are multiplied by.
-        shift: added.
+        head: both heads in one, which is possible because they are linear.
+        detail: factor of the small network's logits.
+        shift: added to the sum.
     """
 
     head: Head
@@ -89,11 +90,11 @@ class Fused:
 
 
 class Recipe:
-    """A recipe that can be fitted on some rows and score others.
+    """A recipe that can be fitted on some rows to score others.
 
     Args:
         table: all rows.
-        config: of the fit.
+        config: settings of the fit.
         detail: the bundle of the small network.
     """
 
@@ -115,18 +116,18 @@ class Recipe:
         }
 
     def __call__(self, fitted: Bool[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
-        """Logits of all rows by recipes that were fitted on some of them each."""
+        """Fits the recipe once for each mask of rows and returns the logits of all rows."""
         fused = self.fit(fitted)
         return np.stack([self.design.scores(one.head) + one.detail * self.detail + one.shift for one in fused])
 
     def fit(self, fitted: Bool[np.ndarray, "k n"]) -> list[Fused]:
-        """The recipe of some rows each."""
+        """Fits the recipe once for each mask of rows."""
         changed, generated = (self.design.fit(weights * fitted) for weights in self._weights.values())
         return [self._fuse(one, other, rows) for one, other, rows in zip(changed, generated, fitted, strict=True)]
 
     def _fuse(self, changed: Head, generated: Head, fitted: Bool[np.ndarray, " n"]) -> Fused:
         config = self.config
-        # Over the reals that were fitted on, as the heads weigh them: fakes of one kind are many, or strange.
+        # Over the fitted reals, weighted as for the heads: fakes of one kind may be too many, or unusual.
         weights = self._weights["changed"] * fitted * ~self.table.fakes
         weights = weights / weights.sum()
 
@@ -152,17 +153,16 @@ def fit_detector(
     """Fits, judges, calibrates and writes a bundle.
 
     Args:
-        table: development data; the test split is not in it.
-        config: what is fitted.
-        backbone: whose features the table holds.
-        detail: the small network, whose last pooling the table holds.
+        table: development data without the test split.
+        config: settings of the fit.
+        backbone: the backbone whose features are in the table.
+        detail: the small network whose pooled features are in the table.
 
     Raises:
-        DataError: too few sources, or one class only.
-        BundleError: the bundle cannot be written.
+        DataError: there are too few sources, or one class only.
     """
     started = time.monotonic()
-    # Other views in the cache have no say, in the principal components either.
+    # Other views in the cache are not used, not even for the principal components.
     table = table.select(np.isin(table.views, (config.head.fitted_views, config.scored_view)))
     recipe = Recipe(table, config, detail)
     judged = leave_source_out(table, recipe, view=config.scored_view, without=trained_sources(detail))
@@ -200,7 +200,7 @@ def fit_detector(
 
 
 def _model(config: FitConfig, backbone: Backbone, detail: Bundle) -> dict[str, Any]:
-    """Describes the fusion as `fakeface_jax.models.create_model` takes it."""
+    """Returns the configuration of the fusion for `fakeface_jax.models.create_model`."""
     probe = {
         "name": "feature_probe",
         "backbone": backbone.name,
@@ -225,26 +225,28 @@ def _video_decision(clips: _Scored) -> VideoDecision:
 
 
 def trained_sources(bundle: Bundle) -> tuple[str, ...]:
-    """Returns the sources that a bundle was trained on: those that its test split has.
+    """Returns the sources that a bundle was trained on: those in its metrics on the test split.
 
     Raises:
-        ConfigError: the bundle does not say.
+        ConfigError: the bundle does not list them.
     """
     found = tuple(bundle.spec.metrics.get("sources", {}))
     if not found:
-        raise ConfigError(f"{bundle.path}: does not say which sources it saw; run fakeface evaluate --card on it")
+        raise ConfigError(
+            f"{bundle.path}: does not list the sources it was trained on; run fakeface evaluate --card on it"
+        )
     return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Scored:
-    """Faces or clips that were scored by heads that had not seen their source, ready to be calibrated on.
+    """Faces or clips with scores of heads that had not seen their source, ready for calibration.
 
     Attributes:
-        labels: 0 real, 1 fake.
-        logits: a face's own, or the mean over a clip's faces.
-        groups: what must not be parted.
-        sources: merged as they were left out.
+        labels: 0 for real, 1 for fake.
+        logits: the logit of a face, or the mean over a clip's faces.
+        groups: entries of one group must stay together.
+        sources: names of the sources, merged as they were held out.
     """
 
     labels: np.ndarray
@@ -253,7 +255,7 @@ class _Scored:
     sources: np.ndarray
 
     def decisions(self) -> tuple[Calibration, tuple[OperatingPoint, ...], VerdictBands]:
-        """Probabilities, thresholds and bands; classes count alike, and sources within them."""
+        """Fits probabilities, thresholds and bands with equal weights of classes, and of the sources within a class."""
         weights = balanced_weights(self.labels, self.sources)
         calibration = fit_calibration(self.labels, self.logits, split=SPLIT, groups=self.groups, weights=weights)
         p_fake = calibration(self.logits)
@@ -265,7 +267,7 @@ class _Scored:
         return calibration, points, dataclasses.replace(bands, reason=reason)
 
     def _verdicts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which are called fake and which real, each source by thresholds that were chosen on all others."""
+        """Returns masks of what is called fake and real, each source by thresholds that were chosen on all others."""
         called_fake, called_real = np.zeros(len(self.labels), bool), np.zeros(len(self.labels), bool)
         for source in np.unique(self.sources):
             mine = self.sources == source
@@ -305,7 +307,7 @@ def _faces(table: FeatureTable, logits: Float[np.ndarray, " n"], sources: np.nda
 
 
 def _clips(table: FeatureTable, logits: Float[np.ndarray, " n"], sources: np.ndarray) -> _Scored:
-    """Clips among the faces, each with the mean of its logits."""
+    """Groups the faces into clips, each with the mean of its logits."""
     known = np.isfinite(logits)
     names = np.array([_CLIP.sub(r"\1", name) if _CLIP.fullmatch(name) else "" for name in table.ids])
     rows = [np.flatnonzero(known & (names == clip)) for clip in np.unique(names[known & (names != "")])]
