@@ -171,7 +171,7 @@ def test_reports_that_cannot_be_read(tmp_path):
         read_report(tmp_path)
     for text in ("{", "[]", '{"calibration": {}, "bands": null}', '{"calibration": {"scale": -1}, "bands": null}'):
         (tmp_path / "metrics.json").write_text(text)
-        with pytest.raises(DataError, match="is no report of fakeface evaluate"):
+        with pytest.raises(DataError, match="is not a report of fakeface evaluate"):
             read_report(tmp_path)
     (tmp_path / "metrics.json").write_text('{"calibration": {}, "bands": null, "context": {}}')
     with pytest.raises(DataError, match=r"predictions\.parquet: cannot read predictions"):

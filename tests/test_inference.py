@@ -134,7 +134,7 @@ def test_what_cannot_be_asked_is_said_before_anything_is_scored(data, whole_bund
             [*loso, "--runs", tmp_path / "runs", "--bundle", without],
             "was trained without light, as loso-light was; to compare the runs with it, name a --bundle",
         ),
-        ([*loso, "--runs", tmp_path / "runs"], "was trained on light; train it with --loader.leave-out light"),
+        ([*loso, "--runs", tmp_path / "runs"], "was trained on light; train it with --leave-out light"),
     ):
         bundle = [] if "--bundle" in words else ["--bundle", whole_bundle]
         assert evaluate(data, tmp_path / "out", *bundle, *words) == 2

@@ -168,13 +168,13 @@ def test_faces_are_found_as_in_use(face_picture, faceless_picture, classifier, t
 
 
 def test_what_is_no_labelled_folder_is_refused(pictures, classifier, tmp_path):
-    with pytest.raises(DataError, match=r"no folder in it is called real or fake; .* give --reals"):
+    with pytest.raises(DataError, match=r"no folder named real or fake; .* with --reals"):
         labelled(str(tmp_path))
-    with pytest.raises(DataError, match="lies in a folder of fakes; give --data instead"):
+    with pytest.raises(DataError, match="lies in a folder of fakes; use --data instead"):
         reals_of(pictures)
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="contains no pictures"):
         reals_of(tmp_path)
-    with pytest.raises(ConfigError, match="is no source"):
+    with pytest.raises(ConfigError, match="is not a source"):
         labelled("nothing")
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").write_bytes(b"no picture")
@@ -201,7 +201,7 @@ def test_the_command_writes_a_new_bundle_beside_the_old(pictures, tiny_bundle, t
     assert "25 real and 0 fake faces, 2 pictures excluded" in out
     assert "Without fakes, P(fake)" in out
     assert main([*words, "--data", str(pictures), "--output", str(tiny_bundle)]) == 2
-    assert "is the bundle that is recalibrated, and stays" in capsys.readouterr().err
+    assert "is the bundle to recalibrate, which is kept" in capsys.readouterr().err
     assert main([*words, "--output", str(tmp_path / "x")]) == 2
     assert "name either --data" in capsys.readouterr().err
     assert json.loads((tmp_path / "reals" / "bundle.json").read_text())["calibration"]["method"] == "none"
