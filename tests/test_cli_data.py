@@ -85,7 +85,7 @@ def test_train_only_holds_nothing_out(folders, tmp_path, capsys):
     ("words", "message"),
     [
         ("data merge folder:gone --output m.parquet", "gone: no such file or directory"),
-        ("data merge nonsense --output m.parquet", "'nonsense' is no source; write KIND:PATH"),
+        ("data merge nonsense --output m.parquet", "'nonsense' is not a source; write KIND:PATH"),
         ("data merge folder:empty --output m.parquet", "no labelled pictures found"),
         ("data merge folder:{fair}@fair --output m.parquet --train-only other", "no such source: other"),
         ("data audit gone.parquet", "gone.parquet: not a manifest"),

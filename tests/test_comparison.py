@@ -129,14 +129,14 @@ def test_what_cannot_be_compared():
         compare(old, changed(labels=1 - faces.labels))
     with pytest.raises(DataError, match="sources of 80 faces differ"):
         compare(old, changed(sources=np.where(faces.sources == "a", "c", faces.sources)))
-    with pytest.raises(DataError, match="old and new scored no common face"):
+    with pytest.raises(DataError, match="old and new have no face in common"):
         compare(old, changed(ids=np.char.add("x", faces.ids)))
     with pytest.raises(DataError, match="new: x stands for several faces"):
         compare(old, changed(ids=np.full(240, "x")))
     comparison = compare(old, new, resamples=5)
     with pytest.raises(ConfigError, match="no figure 'auk' of 'a'"):
         comparison.change("auk", "a")
-    with pytest.raises(ConfigError, match="between 0 and 1, not 2"):
+    with pytest.raises(ConfigError, match="between 0 and 1; got 2"):
         comparison.losses(2.0)
 
 

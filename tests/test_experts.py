@@ -230,7 +230,7 @@ def test_a_setting_that_does_not_fit_the_backbone_is_refused(settings):
         ({"name": "experts"}, "must list the networks"),
         ({"name": "experts", "experts": "report"}, "must list the networks"),
         ({"name": "experts", "experts": []}, "at least one"),
-        ({"name": "experts", "size": 64, "experts": [REPORT]}, "one size"),
+        ({"name": "experts", "size": 64, "experts": [REPORT]}, "must take crops of the fusion's size"),
         ({"name": "experts", "experts": [{"name": "unheard"}]}, "unknown model"),
     ],
 )

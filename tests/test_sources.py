@@ -319,7 +319,7 @@ def test_only_the_named_sources_of_a_csv_are_taken(tmp_path):
         ("label,file\nreal,a.jpg\n", "column 'path' is missing"),
         ("path;label\na.jpg;real\n", "is missing"),
         ("path,label\n", "no labelled pictures found"),
-        ("path,label\na.jpg,maybe\n", "row 2: 'maybe' names neither real nor fake"),
+        ("path,label\na.jpg,maybe\n", "row 2: 'maybe' is not a label"),
         ("path,label\na.jpg,real\n,fake\n", "row 3 has no path or no label"),
         ("path,label\na.jpg\n", "row 2 has no path or no label"),
         ("path,label,split\na.jpg,real,holdout\n", "row 2: unknown split 'holdout'"),

@@ -395,4 +395,4 @@ def test_what_pytorch_writes(tmp_path, new):
     for name, value in state.items():
         np.testing.assert_array_equal(found[name], value.numpy())
     torch.save(model, tmp_path / "b.pth", _use_new_zipfile_serialization=new)
-    refused(tmp_path / "b.pth", "torch.nn.modules.container.Sequential, which does not make a tensor")
+    refused(tmp_path / "b.pth", "torch.nn.modules.container.Sequential, which is not a tensor")

@@ -209,12 +209,12 @@ def test_what_does_not_fit_is_refused_before_training(config, old, tmp_path):
     merge([config.new]).save(tmp_path / "other.parquet")
     refused("other.parquet: does not list old/.* name the manifest", manifest=tmp_path / "other.parquet")
     write(tmp_path / "few", {"train": 3}, picture, seed=2)
-    refused("no picture of it is in the test split", DataError, new=f"folder:{tmp_path / 'few'}@few")
+    refused("none of its pictures is in the test split", DataError, new=f"folder:{tmp_path / 'few'}@few")
     write(tmp_path / "same", NEW, picture, seed=3)
     refused("rename the source", new=f"folder:{tmp_path / 'same'}@old")
     refused("the bundle takes", bundle=None)
     assert not config.output.exists()
-    with pytest.raises(ConfigError, match="not between 0 and 1"):
+    with pytest.raises(ConfigError, match="must be between 0 and 1"):
         dataclasses.replace(config, share=1.0)
 
 
@@ -310,7 +310,7 @@ def test_joined_data_sets_read_as_one(old, config, tmp_path):
     assert joined.manifest_sha256 not in (first.manifest_sha256, new.manifest_sha256)
     assert join_datasets([first]) is first
     assert open_dataset([old / "data"]).manifest_sha256 == first.manifest_sha256
-    with pytest.raises(DataError, match="is given twice"):
+    with pytest.raises(DataError, match="is named twice"):
         join_datasets([first, first])
     with pytest.raises(DataError, match="its crops differ from those of"):
         join_datasets([first, dataclasses.replace(new, whole_images=False)])
@@ -322,5 +322,5 @@ def test_runs_of_one_data_set_have_the_story_that_they_had():
     one = TrainConfig(data=Path("a"), output=Path("b"))
     assert "new_share" not in one.story()
     assert "epochs" not in one.story()
-    with pytest.raises(ConfigError, match="name two or more"):
+    with pytest.raises(ConfigError, match="at least two data directories"):
         dataclasses.replace(one, new_share=0.5)

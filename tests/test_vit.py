@@ -367,9 +367,9 @@ def without(name):
         (CONFIG | {"num_channels": 1}, None, "1 channels"),
         (CONFIG | {"num_hidden_layers": None}, None, "describes an unsupported network"),
         (CONFIG | {"hidden_size": 16}, None, r"has shape .* does not fit"),
-        (CONFIG | {"num_hidden_layers": 2}, None, "has no weight blocks.1"),
-        (CONFIG | {"qkv_bias": False}, None, "does not promise: blocks.0.key.bias"),
-        (CONFIG, without("layernorm.bias"), "has no weight norm.bias"),
+        (CONFIG | {"num_hidden_layers": 2}, None, "lacks the weight blocks.1"),
+        (CONFIG | {"qkv_bias": False}, None, "do not belong to its config.json: blocks.0.key.bias"),
+        (CONFIG, without("layernorm.bias"), "lacks the weight norm.bias"),
     ],
 )
 def test_what_does_not_fit_is_one_line(config, weights, message, tmp_path, unchecked_types):
