@@ -267,7 +267,7 @@ def test_sources_that_are_not_there_say_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such file or directory; download it"):
         read_source(f"ciplab:{tmp_path / 'nowhere.zip'}")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(DataError, match="not a readable zip archive"):
+    with pytest.raises(DataError, match="nor a readable zip archive"):
         read_source(f"ciplab:{tmp_path / 'broken.zip'}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no labelled pictures found"):

@@ -204,7 +204,7 @@ def test_weights_of_another_variant_are_refused_in_one_line(tmp_path, start):
 
 
 def test_the_reports_bundle_is_no_start_of_an_efficientnet(tiny_bundle):
-    with pytest.raises(ConfigError, match="not those of 'efficientnet_lite0'"):
+    with pytest.raises(ConfigError, match="do not belong to 'efficientnet_lite0'"):
         start_from(drawn(), str(tiny_bundle))
     report = build_network({"name": "report", "size": 64}, seed=1)
     started = flatten_state(start_from(report, str(tiny_bundle)).params)

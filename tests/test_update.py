@@ -281,7 +281,7 @@ def test_replay_of_both_classes_pseudo_fakes_and_sources():
     drawn = replay(both, 20, LoaderConfig(batch_size=20), share=0.25, epochs=1, seed=1, pseudo=pseudo)
     labels = np.array([both[row]["label"] for row in drawn.rows])
     assert np.mean(labels == 0) == pytest.approx(0.5 / 0.8, abs=0.02)
-    with pytest.raises(DataError, match="no training samples to replay"):
+    with pytest.raises(DataError, match="no training samples to repeat"):
         replay(both, 420, LoaderConfig(), share=0.5, epochs=1, seed=0)
 
 

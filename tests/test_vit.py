@@ -216,7 +216,7 @@ def test_resampling_keeps_constants_and_straight_lines():
     ("setting", "message"),
     [
         ({"size": 15}, "not a multiple"),
-        ({"heads": 3}, "divided among 3 heads"),
+        ({"heads": 3}, "multiple of its 3 heads"),
         ({"heads": 8, "position_grid": 0}, "rotary"),
         ({"dtype": "float16"}, "float16"),
         ({"activation": "tanh"}, "activation"),
@@ -366,7 +366,7 @@ def without(name):
         (CONFIG | {"hidden_act": "relu6"}, None, "relu6"),
         (CONFIG | {"num_channels": 1}, None, "1 channels"),
         (CONFIG | {"num_hidden_layers": None}, None, "describes an unsupported network"),
-        (CONFIG | {"hidden_size": 16}, None, r"has shape .* does not fit"),
+        (CONFIG | {"hidden_size": 16}, None, r"has shape .* requires"),
         (CONFIG | {"num_hidden_layers": 2}, None, "lacks the weight blocks.1"),
         (CONFIG | {"qkv_bias": False}, None, "do not belong to its config.json: blocks.0.key.bias"),
         (CONFIG, without("layernorm.bias"), "lacks the weight norm.bias"),
@@ -402,5 +402,5 @@ def test_what_is_missing_or_damaged_says_what_to_do(tmp_path):
     with pytest.raises(BundleError, match="must list files in the same directory"):
         read_huggingface(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(BundleError, match="is no JSON"):
+    with pytest.raises(BundleError, match="is not valid JSON"):
         read_huggingface(tmp_path)

@@ -35,7 +35,7 @@ def observed_ranges(bundle: Bundle, crops: UInt8[np.ndarray, "n s s 3"]) -> dict
     spec = bundle.spec
     layers = inference_layers(spec.model, bundle.weights)
     if layers is None:
-        raise ConfigError(f"{bundle.path}: int8 is available only for networks that OpenVINO runs")
+        raise ConfigError(f"{bundle.path}: int8 is available only for networks that OpenVINO runs; name another bundle")
     if not len(crops):
         raise ConfigError("ranges of activations are observed on faces, but there are none; pass at least one crop")
     mean, std = spec.normalization.mean, spec.normalization.std

@@ -220,4 +220,4 @@ def open_dataset(directory: str | os.PathLike[str] | Sequence[str | os.PathLike[
         )
     except Exception as error:  # TFDS raises many kinds of errors for files that are not its own
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{found[0].parent}: was not written by fakeface data build: {why}") from error
+        raise DataError(f"{found[0].parent}: was not written by fakeface data build: {why}; build it again") from error

@@ -95,4 +95,4 @@ def _zip(root: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(root)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{root}: not a folder and not a readable zip archive: {error}") from error
+        raise DataError(f"{root}: neither a folder nor a readable zip archive: {error}; download it again") from error

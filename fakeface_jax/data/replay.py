@@ -86,7 +86,7 @@ def replay(
     if not fresh.any():
         raise DataError("the last data set has no training samples; add pictures to it")
     if fresh.all():
-        raise DataError("the data set before the last has no training samples to replay")
+        raise DataError("the data sets before the last have no training samples to repeat; name the old data first")
     by_source = config.balance == "source"
     old_groups = group_rows(records, every[~fresh].tolist(), by_source=by_source)
     new_groups = group_rows(records, every[fresh].tolist(), by_source=False)

@@ -81,7 +81,7 @@ def _builder(name: str) -> Any:
         return tfds.builder(name.replace(":", "/"))
     except Exception as error:  # TFDS raises many kinds of errors; each means that the data set cannot be read
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {why}") from error
+        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {why}; prepare it first") from error
 
 
 @functools.lru_cache(maxsize=8)

@@ -248,7 +248,7 @@ def plot_class_histogram(counts: Mapping[str, Mapping[str, int]], path: str | os
         DataError: there are no splits.
     """
     if not counts:
-        raise DataError("there are no splits to draw")
+        raise DataError("there are no splits to draw; name at least one")
     figure, (axes,) = _figure(1, width=max(4.5, 1.7 * len(counts)), height=3.9)
     positions = np.arange(len(counts))
     for label, offset, colour, hatch in ((Label.REAL, -0.2, REAL, None), (Label.FAKE, 0.2, FAKE, "///")):

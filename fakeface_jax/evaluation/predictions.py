@@ -86,7 +86,7 @@ class Predictions:
         wrong = ~np.isin(labels, (0, 1))
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            raise DataError(f"{self.ids[first]}: label {labels[first]!s} is neither 0 (real) nor 1 (fake)")
+            raise DataError(f"{self.ids[first]}: label {labels[first]!s} is neither 0 (real) nor 1 (fake); correct it")
         wrong = ~np.isfinite(logits)
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])

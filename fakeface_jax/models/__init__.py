@@ -96,7 +96,7 @@ def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
     try:
         return _MODELS[name](rngs=rngs, **settings)
     except TypeError as error:
-        raise ConfigError(f"model {name!r} does not take these settings: {error}") from error
+        raise ConfigError(f"model {name!r} does not take these settings: {error}; remove them") from error
 
 
 def _create_experts(settings: Mapping[str, Any], rngs: nnx.Rngs) -> Experts:

@@ -59,7 +59,9 @@ class FeatureProbe(nnx.Module):
         depth = int(found.settings["depth"])
         fits = all(isinstance(tap, int) and 0 <= tap < depth for tap in self.taps)
         if not self.taps or not self.kept or not fits or list(self.taps) != sorted(set(self.taps)):
-            raise ConfigError(f"taps {taps} and statistics {statistics} do not fit a backbone of {depth} blocks")
+            raise ConfigError(
+                f"taps {taps} and statistics {statistics} do not fit a backbone of {depth} blocks; use others"
+            )
         if size != found.settings["size"] or dtype != "float32":
             raise ConfigError(f"the backbone takes crops of {found.settings['size']} pixels in float32")
         self.backbone = VisionTransformer(rngs=rngs, **found.settings)

@@ -149,7 +149,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return {name: np.asarray(value) for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise BundleError(f"{path}: cannot be read as safetensors: {error}; get the file again") from error
 
 
 def efficientnet_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -110,10 +110,12 @@ class ViTConfig:
             raise ConfigError(f"dtype {self.dtype!r}: use float32 or bfloat16")
         if self.size % self.patch:
             raise ConfigError(
-                f"size {self.size} is not a multiple of the vision transformer's patch, {self.patch} pixels"
+                f"size {self.size} is not a multiple of the vision transformer's patch, {self.patch} pixels; use one"
             )
         if self.width % self.heads:
-            raise ConfigError(f"width {self.width} of a vision transformer is not a multiple of its {self.heads} heads")
+            raise ConfigError(
+                f"width {self.width} of a vision transformer is not a multiple of its {self.heads} heads; use one"
+            )
         if not self.position_grid and self.width // self.heads % 4:
             raise ConfigError(f"rotary positions need heads of 4, 8, 12, ... channels; got {self.width // self.heads}")
         if self.activation not in ACTIVATIONS:
