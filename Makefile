@@ -62,9 +62,11 @@ kill-loop: setup  ## kills the service again and again while it works, and count
 benchmark-service: setup  ## pictures per second through the service against the library, and under twice its load
 	$(BIN)/python scripts/benchmark_service.py --pictures samples/real_collins.jpg samples/real_hopper.jpg
 
+ENGLISH := cli fakeface_jax/*.py $(addprefix fakeface_jax/,backends data detectors evaluation features models training) scripts
 lint: setup  ## style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python scripts/check_english.py $(ENGLISH)
 
 format: setup  ## put the style right
 	@$(BIN)/ruff check --fix .

@@ -1,11 +1,14 @@
-"""What each subcommand of `fakeface` does."""
+"""The subcommands of `fakeface`, one module each."""
 
 import logging
 
-NEEDS_TRAINING_EXTRA = "this needs the training extra: pip install 'fakeface-jax[train]'"
+NEEDS_TRAINING_EXTRA = "this command needs the training extra: pip install 'fakeface-jax[train]'"
 
 
 def quiet_libraries() -> None:
-    """Programs configure logging, the library does not: Orbax and TFDS log every save and every optional part that is
-    missing, through absl, and would drown what the user asked for."""
+    """Silences Orbax and TFDS, which log every save and every missing optional part through absl.
+
+    The library leaves logging to the program that uses it; a command is such a program, and these lines would hide its
+    own output.
+    """
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""From the words on the command line to a command with its settings.
+"""Parses the command line into a command object that holds its settings.
 
 Example:
     >>> parse(["classify", "portrait.jpg", "--format", "json"]).run()
@@ -48,7 +48,7 @@ _Command = (
     | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Update, tyro.conf.subcommand("update")]
     | Annotated[_Data, tyro.conf.subcommand("data", description="Merge, audit and build training data.")]
-    | Annotated[_Token, tyro.conf.subcommand("token", description="Who may use the service: create, list, revoke.")]
+    | Annotated[_Token, tyro.conf.subcommand("token", description="Create, list and revoke the service's tokens.")]
 )
 
 _DESCRIPTION = """How likely is it that this face is fake, and how far can that answer be trusted?
@@ -77,14 +77,14 @@ Command = (
     | ListTokens
     | RevokeToken
 )
-"""What `parse` gives: settings with a `run` that gives the exit code."""
+"""The result of `parse`: settings with a `run` method that returns the exit code."""
 
 
 def parse(words: Sequence[str]) -> Command:
-    """The command that the words after `fakeface` stand for; usage errors exit with 2.
+    """Parses the arguments after `fakeface` into a command; usage errors exit with 2.
 
     Raises:
-        ConfigError: settings check themselves while they are made.
+        ConfigError: a setting is not valid; every command checks its settings when it is created.
     """
     return tyro.cli(
         _Command,

@@ -1,4 +1,4 @@
-"""`fakeface compare`."""
+"""`fakeface compare`: compares two evaluations of the same faces."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fakeface_jax.errors import ConfigError, printable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compares two evaluations of the same faces: per source what is gained and lost, with intervals of the difference.
+    """Compares two evaluations of the same faces: gain and loss per source, with intervals of the difference.
 
     Attributes:
-        old: report directory, from `fakeface evaluate`.
-        new: report directory of the model that may replace it, on the same split of the same data.
-        output: write the comparison there as JSON too.
-        resamples: of the bootstrap.
+        old: report directory of `fakeface evaluate`.
+        new: report directory of the model that may replace it, for the same split of the same data.
+        output: file to which the comparison is also written as JSON.
+        resamples: number of bootstrap resamples.
     """
 
     old: Annotated[Path, tyro.conf.Positional]
@@ -29,7 +29,7 @@ class Compare:
     resamples: int = 1000
 
     def run(self) -> int:
-        """Compares; the exit code."""
+        """Compares the evaluations and returns the exit code."""
         try:
             from fakeface_jax.evaluation.comparison import compare, read_report
         except ImportError as error:

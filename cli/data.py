@@ -1,4 +1,4 @@
-"""`fakeface data merge`, `audit` and `build`: from Kaggle archives and folders to face crops."""
+"""`fakeface data merge`, `audit` and `build`: turn Kaggle archives and folders into a data set of face crops."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ AUDIT_FAILED = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Merges sources into one manifest: duplicates grouped, splits decided, bad files listed.
+    """Merges sources into one manifest: groups duplicates, assigns splits, lists unusable files.
 
     Attributes:
-        sources: KIND:PATH[@NAMES] with KIND one of ciplab, 140k, uditsharma72, folder, csv, tfds. New ones last.
-        output: the manifest to write, Parquet.
-        train_only: sources of which nothing is held out.
+        sources: sources as KIND:PATH[@NAMES], new ones last. KIND is one of ciplab, 140k, uditsharma72, folder, csv,
+            tfds; NAMES, separated by commas, selects or names sources. Examples: folder:photos, csv:faces.csv@dfdc,lfw.
+        output: the manifest to write, a Parquet file.
+        train_only: sources that are used for training alone, without samples in any other split.
     """
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -33,7 +34,7 @@ class Merge:
     train_only: tuple[str, ...] = ()
 
     def run(self) -> int:
-        """Merges; the exit code."""
+        """Merges the sources and returns the exit code."""
         from tqdm import tqdm
 
         try:
@@ -50,7 +51,7 @@ class Merge:
         manifest.save(self.output)
         for row in manifest.left_out():
             if row.left_out.startswith("unreadable"):
-                tell(printable(f"left out: {row.sample.root}/{row.sample.name}: {row.left_out}"))
+                tell(printable(f"excluded: {row.sample.root}/{row.sample.name}: {row.left_out}"))
         print(manifest.counts_table())
         print(f"manifest: {self.output}")
         return 0
@@ -58,12 +59,12 @@ class Merge:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Asks what gives the label away without looking at the face; exits with 1 when a limit is passed.
+    """Checks whether anything besides the face gives the label away; exits with 1 if a source exceeds the limit.
 
     Attributes:
-        manifest: from `fakeface data merge`.
-        max_auc: a source whose files alone predict the label better than this fails.
-        sources: only these; all if none is given.
+        manifest: manifest of `fakeface data merge`.
+        max_auc: highest AUC that is allowed when the label is predicted from a source's file properties alone.
+        sources: names of the sources to audit. If omitted: all.
     """
 
     manifest: Annotated[Path, tyro.conf.Positional]
@@ -71,7 +72,7 @@ class Audit:
     sources: tuple[str, ...] = ()
 
     def run(self) -> int:
-        """Audits; the exit code."""
+        """Audits the manifest and returns the exit code."""
         try:
             from fakeface_jax.data.audit import audit
             from fakeface_jax.data.manifest import load_manifest
@@ -84,15 +85,15 @@ class Audit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Build:
-    """Cuts every face of a manifest and stores the crops as a TFDS data set (ArrayRecord).
+    """Crops every face of a manifest and stores the crops as a TFDS data set (ArrayRecord).
 
     Attributes:
-        manifest: from `fakeface data merge`.
-        output: the TFDS data directory.
+        manifest: manifest of `fakeface data merge`.
+        output: the TFDS data directory to write.
         size: side of the crops in pixels.
-        margin: side of the cut square relative to the face box.
-        whole_images: store whole pictures instead of faces: the report's recipe.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx.
+        margin: side of the cropped square relative to the face box.
+        whole_images: store whole pictures instead of faces, as the report did.
+        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx.
     """
 
     manifest: Annotated[Path, tyro.conf.Positional]
@@ -103,7 +104,7 @@ class Build:
     detector: str = "centerface"
 
     def run(self) -> int:
-        """Builds; the exit code."""
+        """Builds the data set and returns the exit code."""
         try:
             from fakeface_jax.data.dataset import build_dataset
         except ImportError as error:
@@ -116,16 +117,16 @@ class Build:
                 self.manifest, self.output, crop, whole_images=self.whole_images, detector=self.detector
             )
         for one in dataset.rejected:
-            tell(printable(f"left out: {one['id']}: {one['reason']}"))
+            tell(printable(f"excluded: {one['id']}: {one['reason']}"))
         print(", ".join(f"{split} {count:,}" for split, count in dataset.sizes.items()))
-        print(f"left out: {len(dataset.rejected)}")
+        print(f"excluded: {len(dataset.rejected)}")
         print(f"data: {dataset.path}")
         return 0
 
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """TFDS draws its bars into log files too."""
+    """Hides the progress bars of TFDS when stderr is not a terminal: it would draw them into log files too."""
     import tensorflow_datasets as tfds
 
     quiet_libraries()

@@ -1,4 +1,4 @@
-"""`fakeface evaluate`."""
+"""`fakeface evaluate`: measures a bundle on a split of a data set."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ Protocol = Literal[
 ]
 
 _RUN_PREFIX = "loso-"
-"""Runs of leave-one-source-out are directories `loso-SOURCE` that hold `bundle`."""
+"""Prefix of leave-one-source-out runs: each is a directory `loso-SOURCE` that contains `bundle`."""
 
 _SCREEN = 24
-"""Rows of a table that are printed; of a longer one, those of all sources together."""
+"""Rows of a table that are printed; of a longer table only the rows of all sources together are shown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measures a bundle on a split: per source and overall, with intervals by group.
+    """Measures a bundle on a split, per source and overall, with confidence intervals by group.
 
-    The test split is read once per published table. Choose nothing by it: models, epochs and settings are chosen by the
-    validation split, thresholds by the calibration split.
+    Read the test split once per published table and choose nothing by it: models, epochs and settings are chosen on the
+    validation split, thresholds on the calibration split.
 
     Attributes:
-        data: prepared crops, from `fakeface data build`.
-        output: where report.html, report.md, metrics.json, predictions.parquet and the figures go.
-        bundle: the bundle; the model that ships if not given.
-        split: part of the data.
-        protocol: what is asked, several allowed. `within`: the main tables, always made. `robustness`: degraded crops
-            (scores the split 20 times more). `reals-only`: false positives per source. `face-size`: by the size of the
-            face. `by-method`: each kind of fake against all reals. `unseen-method`: fakes that this bundle's training
-            left out. `leave-one-source-out`: see `runs`.
-        baseline: fit a power spectrum with logistic regression on the same data and show its figures beside the
-            model's.
-        runs: directory of runs, each trained without one source, as `loso-SOURCE/bundle`.
-        resamples: of the bootstrap.
-        pictures: show the faces of the worst mistakes in report.html. Most data sets forbid to pass them on: keep it.
+        data: data set of face crops, from `fakeface data build`.
+        output: directory for report.html, report.md, metrics.json, predictions.parquet and the figures.
+        bundle: the bundle to evaluate. If omitted: the bundled model.
+        split: split of the data set to score.
+        protocol: questions to answer; several are allowed. `within`: the main tables, always made. `robustness`:
+            degraded crops (scores the split 20 more times). `reals-only`: false positives per source. `face-size`:
+            results by the size of the face. `by-method`: each kind of fake against all reals. `unseen-method`: fakes
+            that this bundle's training left out. `leave-one-source-out`: see `runs`.
+        baseline: fit a logistic regression on power spectra to the same data and show its figures beside the model's.
+        runs: directory of runs that were each trained without one source, as `loso-SOURCE/bundle`.
+        resamples: number of bootstrap resamples.
+        pictures: show the faces of the worst mistakes in report.html. Most data sets forbid sharing them: keep the
+            report private.
         card: write the table into the bundle's model card.
     """
 
@@ -58,10 +58,10 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         if ("leave-one-source-out" in self.protocol) != (self.runs is not None):
-            raise ConfigError("--protocol leave-one-source-out and --runs DIR go together; give both or neither")
+            raise ConfigError("--protocol leave-one-source-out and --runs DIR belong together; name both or neither")
 
     def run(self) -> int:
-        """Evaluates; the exit code."""
+        """Evaluates the bundle and returns the exit code."""
         quiet_libraries()
         try:
             from fakeface_jax.data.dataset import open_dataset
@@ -74,17 +74,18 @@ class Evaluate:
         from fakeface_jax.classifier import FaceClassifier
 
         classifier = FaceClassifier.load(self.bundle)
-        # Before anything is scored, which may take long.
+        # Checked before anything is scored, which may take long.
         without, path = left_out(classifier.spec), classifier.bundle.path
         if "unseen-method" in self.protocol and not without:
             raise ConfigError(
-                f"{path}: was trained on all sources, so no method is unseen; name a run that left some out"
+                f"{path}: was trained on all sources, so it has seen every method; name a bundle that was trained "
+                "without some of them"
             )
         runs = self._runs()
         if missing := sorted(runs.keys() & set(without)):
             raise ConfigError(
-                f"{path}: left out {', '.join(missing)}, as {_RUN_PREFIX}{missing[0]} did; name a bundle that was "
-                "trained on it, to compare the runs with"
+                f"{path}: was trained without {', '.join(missing)}, as {_RUN_PREFIX}{missing[0]} was; to compare the "
+                "runs with it, name a --bundle that was trained on all sources"
             )
         dataset = open_dataset(self.data)
         with _Scorers(dataset) as scorers:
@@ -105,7 +106,7 @@ class Evaluate:
         paths = write_report(evaluation, self.output, title, context, sections=sections, mistakes=mistakes)
         print(markdown_table(evaluation))
         for section in sections:
-            # All of it is in the report; here a screen is enough.
+            # The report has every row; on the terminal a screenful is enough.
             overall = section.only(source=OVERALL)
             shown = overall if len(section.rows) > _SCREEN and overall.rows else section
             print(f"\n{section.title}\n\n{shown.table()}")
@@ -143,7 +144,7 @@ class Evaluate:
         return sections
 
     def _runs(self) -> dict[str, Path]:
-        """The bundles of `runs`, by the source that each was trained without."""
+        """Returns the bundles of `runs`, by the source that each was trained without."""
         if self.runs is None:
             return {}
         found = {
@@ -151,7 +152,10 @@ class Evaluate:
             for path in sorted(self.runs.glob(f"{_RUN_PREFIX}*/bundle"))
         }
         if not found:
-            raise ConfigError(f"{self.runs}: holds no {_RUN_PREFIX}SOURCE/bundle; train the runs first")
+            raise ConfigError(
+                f"{self.runs}: contains no {_RUN_PREFIX}SOURCE/bundle; train the runs first "
+                "(fakeface train --leave-out SOURCE)"
+            )
         return found
 
     def _write_card(self, bundle: Any, evaluation: Any, sections: Sequence[Any]) -> None:
@@ -186,7 +190,7 @@ class _Scorers:
         self._bar.close()
 
     def model(self, classifier: Any, *, name: str | None = None) -> Any:
-        """A bundle's model."""
+        """Returns a scorer for a bundle's model."""
         from fakeface_jax.evaluation.batch_scoring import predict
         from fakeface_jax.evaluation.held_out import left_out
         from fakeface_jax.evaluation.protocols import Scorer
@@ -198,7 +202,7 @@ class _Scorers:
 
             def progress(done: int, total: int) -> None:
                 nonlocal before
-                # Nobody knows at the start how often faces will be scored.
+                # How often faces will be scored is not known at the start.
                 self._bar.total += total if before == 0 else 0
                 self._bar.update(done - before)
                 before = done
@@ -214,7 +218,7 @@ class _Scorers:
         )
 
     def baseline(self, leave_out: Sequence[str]) -> Any:
-        """The spectrum, trained on the same data as the model."""
+        """Returns the spectrum baseline, trained on the same data as the model."""
         from fakeface_jax.evaluation.protocols import Scorer
         from fakeface_jax.evaluation.spectrum import fit_baseline, read_spectra
 
@@ -236,20 +240,20 @@ class _Scorers:
         )
 
     def without(self, source: str, path: Path, baseline: bool) -> list[Any]:
-        """A run that was trained without a source, and the spectrum without it."""
+        """Returns a run that was trained without a source and, if wanted, the baseline without that source."""
         from fakeface_jax.classifier import FaceClassifier
 
         run = self.model(FaceClassifier.load(path), name=str(path))
         return [run, self.baseline([source])] if baseline else [run]
 
     def pictures(self, split: str) -> Callable[[str], Any]:
-        """The crop of a face by its id."""
+        """Returns a function that gives the crop of a face by its id."""
         source = self._dataset.source(split)
         rows = {name: row for row, name in enumerate(self.labelled[split].ids.tolist())}
         return lambda name: source[rows[name]]["image"] if name in rows else None
 
     def _read(self, split: str) -> Any:
-        """Spectra of a split, computed once."""
+        """Returns the spectra of a split, which are computed once."""
         from fakeface_jax.evaluation.spectrum import read_spectra
 
         if split not in self._spectra:

@@ -1,4 +1,4 @@
-"""`fakeface features` and `fakeface fit`: from pictures to cached features, and from those to a calibrated bundle."""
+"""`fakeface features`, `fakeface fit` and `fakeface data stills`: clips to stills, to features, to a bundle."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fakeface_jax.features.fit_config import FitConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stills:
-    """Takes faces out of labelled clips, as pictures that `fakeface data merge` reads (csv:OUTPUT/stills.csv).
+    """Extracts faces from labelled clips as pictures that `fakeface data merge` reads (csv:OUTPUT/stills.csv).
 
     Attributes:
-        tables: CSV files with the columns path, label, source, and where known method and group.
-        output: directory of the pictures and of stills.csv; clips that are there already are not decoded again.
-        frames: pictures of every clip, evenly spread.
+        tables: CSV files with the columns path, label, source and, where known, method and group.
+        output: directory for the pictures and stills.csv; clips that are already there are not decoded again.
+        frames: number of pictures per clip, evenly spread.
     """
 
     tables: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CSV")]
@@ -28,7 +28,7 @@ class Stills:
     frames: int = 6
 
     def run(self) -> int:
-        """Extracts; the exit code."""
+        """Extracts the pictures and returns the exit code."""
         from fakeface_jax.cli.update_command import progress_bar
         from fakeface_jax.video.reading.stills import extract_stills
 
@@ -40,20 +40,20 @@ class Stills:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Features:
-    """Computes a frozen network's features of faces, once for every picture and view, into a cache.
+    """Computes a frozen network's features for every picture and view, and caches them.
 
-    What is there is not computed again: an interrupted run goes on where it stopped, and more pictures or views add to
-    the cache.
+    Cached features are not computed again: an interrupted run continues where it stopped, and more pictures or views
+    are added to the cache.
 
     Attributes:
-        manifests: from `fakeface data merge`.
-        output: the cache.
-        views: clean, web, hard, drawn-0, drawn-1, ... (docs/detector.md).
-        splits: of the manifests; leave the test split out of what anything is chosen by.
-        most: pictures of a source and class at most.
-        aligned: kinds of aligned fakes that are made of the real faces, instead of the pictures as they are: blend,
-            upsample, taef2.
-        autoencoder: weights of TAEF2, for taef2.
+        manifests: manifests of `fakeface data merge`.
+        output: directory of the cache.
+        views: versions of each face to compute: clean, web, hard, drawn-0, drawn-1, ... (docs/detector.md).
+        splits: splits of the manifests to include; leave out the test split if anything is chosen by these features.
+        most: largest number of pictures per source and class. If omitted: no limit.
+        aligned: kinds of fakes to make from the real faces, used instead of the pictures as they are: blend, upsample,
+            taef2.
+        autoencoder: weights of TAEF2, needed for the kind taef2.
     """
 
     manifests: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST")]
@@ -65,7 +65,7 @@ class Features:
     autoencoder: Path | None = None
 
     def run(self) -> int:
-        """Computes; the exit code."""
+        """Computes the features and returns the exit code."""
         quiet_libraries()
         try:
             from fakeface_jax.data.manifest import load_manifest
@@ -82,7 +82,9 @@ class Features:
         cache = FeatureCache(self.output / extractor.id)
         makers = aligned_fakes(self.autoencoder)
         if unknown := sorted(set(self.aligned) - makers.keys()):
-            raise ConfigError(f"{unknown[0]} cannot be made; there are {', '.join(makers)} (taef2 with --autoencoder)")
+            raise ConfigError(
+                f"--aligned {unknown[0]}: not a known kind; use one of {', '.join(makers)} (taef2 needs --autoencoder)"
+            )
         kinds = [(name, makers[name]) for name in self.aligned] if self.aligned else [None]
         added, detector = 0, create_detector()
         for path in self.manifests:
@@ -105,21 +107,21 @@ class Features:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Fits a detector on cached features, judges it by leaving sources out, and writes a calibrated bundle.
+    """Fits a detector on cached features, evaluates it with held-out sources and writes a calibrated bundle.
 
-    Probabilities and thresholds, of faces and of videos, come from faces that were scored by heads that had seen
-    neither their source nor their method.
+    Probabilities and thresholds of faces and videos are fitted to scores of heads that saw neither the face's source
+    nor its method during training.
 
     Attributes:
-        features: the cache of `fakeface features`: the directory that holds its shards.
-        config: what is fitted.
+        features: directory with the shards of the cache that `fakeface features` wrote.
+        config: settings of the fit.
     """
 
     features: Path
     config: FitConfig
 
     def run(self) -> int:
-        """Fits; the exit code."""
+        """Fits the detector and returns the exit code."""
         quiet_libraries()
         try:
             from fakeface_jax.features.extractor import BACKBONE, DETAIL

@@ -1,4 +1,4 @@
-"""The per-frame table of videos, as CSV or Parquet by its ending.
+"""Writes the per-frame table of videos as CSV or Parquet, chosen by the file's ending.
 
 Example:
     >>> with FrameTable(Path("faces.parquet")) as table:
@@ -36,18 +36,18 @@ _TYPES = {
 
 
 class FrameTable:
-    """Rows of all videos in one file, which appears when it is complete. Rows are written as they come.
+    """A table of the rows of all videos in one file. Rows are written as they come; the file appears when complete.
 
     Args:
-        path: ends in .parquet, or .csv (or in nothing, as /dev/stdout does); None for no table.
+        path: ends in .parquet, in .csv, or has no ending (/dev/stdout); None writes no table.
 
     Raises:
-        ConfigError: another ending, the file cannot be written, or Parquet is wanted and pyarrow is missing.
+        ConfigError: the ending is another, the file cannot be written, or pyarrow is missing for Parquet.
     """
 
     def __init__(self, path: Path | None) -> None:
         if path is not None and path.suffix.lower() not in ("", ".csv", ".parquet"):
-            raise ConfigError(f"--frame-table {path}: is written as .csv or .parquet; end its name in one of them")
+            raise ConfigError(f"--frame-table {path}: the file's name must end in .csv or .parquet; rename it")
         self._path = path
         self._parquet = path is not None and path.suffix.lower() == ".parquet"
         self._records: Records | None = None
@@ -65,7 +65,7 @@ class FrameTable:
         return self
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of one video."""
+        """Writes the rows of one video."""
         if self._records is not None:
             self._records.add_rows(rows)
         if self._writer is not None and rows:
@@ -87,7 +87,7 @@ class FrameTable:
             import pyarrow.parquet as pq
         except ImportError as error:
             raise ConfigError(
-                "--frame-table as .parquet needs pyarrow: pip install 'fakeface-jax[train]', or name a .csv"
+                "--frame-table needs pyarrow to write .parquet: pip install 'fakeface-jax[train]', or name a .csv file"
             ) from error
         schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in _TYPES.items()])
         try:

@@ -1,4 +1,4 @@
-"""Which files the user means: names, directories, globs, and `-` for standard input.
+"""Expands what the user named (files, directories, globs, and `-` for standard input) into a list of inputs.
 
 Example:
     >>> list(expand(["photos", "more/*.png"], IMAGE_EXTENSIONS))
@@ -17,15 +17,15 @@ STDIN = "-"
 
 
 def expand(names: Sequence[str], extensions: Collection[str]) -> Iterator[str | OpenError]:
-    """The inputs behind the names, in order; an error in place of a name that stands for nothing.
+    """Yields the inputs behind the names, in order, and an error in place of a name that matches nothing.
 
-    What a directory or a glob stands for is left out where it was there before: `a.jpg .` has a.jpg once.
+    A directory or a glob skips files that were already named: `a.jpg .` yields a.jpg once.
 
     Args:
-        names: a file is taken whatever it is called; a directory stands for the files below it with one of the
-            extensions, without hidden files and linked folders; a name with `*`, `?` or `[` that is no file is a glob
-            (`**` for any depth).
-        extensions: lower case, with the dot.
+        names: a file is accepted whatever its ending; a directory stands for the files below it that have one of the
+            extensions, without hidden files and linked folders; a name with `*`, `?` or `[` that is not a file is a
+            glob (`**` for any depth).
+        extensions: accepted endings, in lower case and with the dot.
     """
     given: set[str] = set()
 
@@ -38,14 +38,14 @@ def expand(names: Sequence[str], extensions: Collection[str]) -> Iterator[str | 
 
     for name in names:
         if not name:
-            yield OpenError("''", "is no name of a file", "check the variables in the call")
+            yield OpenError("''", "is not a file name", "check that the shell variable is set")
         elif name != STDIN and os.path.isdir(name):  # noqa: PTH112 - the user's spelling is kept
             unreadable: list[OpenError] = []
             inside = _directory(name, extensions, unreadable)
             yield from new(inside)
             yield from unreadable
             if not inside and not unreadable:
-                yield OpenError(name, "holds no file of a known kind", f"known: {', '.join(sorted(extensions))}")
+                yield OpenError(name, "contains no supported file", f"supported: {', '.join(sorted(extensions))}")
         elif name != STDIN and glob.has_magic(name) and not os.path.lexists(name):
             found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute patterns too
             files = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112

@@ -1,25 +1,25 @@
-"""The command `fakeface`: from words on the command line to an exit code.
+"""The command `fakeface`: parses the command line, runs one subcommand and returns its exit code.
 
-    fakeface classify PATH...      every face in pictures
-    fakeface score VIDEO...        videos
-    fakeface verify REPORT VIDEO   whether a report of a video is reproduced
-    fakeface stream SOURCE         a camera or a network stream, live
-    fakeface train ...             a network
-    fakeface features MANIFEST...  what frozen networks make of faces, cached
-    fakeface fit ...               a detector on cached features
-    fakeface evaluate ...          a model: per source, robustness, sources left out
-    fakeface compare OLD NEW       two evaluations of the same faces
-    fakeface calibrate ...         a model's thresholds on pictures of your own
-    fakeface update ...            a model, with new fakes
-    fakeface data merge|audit|build|stills ...
-    fakeface serve                 the service over HTTP, and its web page
-    fakeface token create|list|revoke   who may use the service
+    fakeface classify PATH...      score every face in pictures
+    fakeface score VIDEO...        score videos
+    fakeface verify REPORT VIDEO   check that a video's report can be reproduced
+    fakeface stream SOURCE         score a camera or a network stream, live
+    fakeface train ...             train a network
+    fakeface features MANIFEST...  cache the features that frozen networks compute for faces
+    fakeface fit ...               fit a detector on cached features
+    fakeface evaluate ...          measure a model: per source, robustness, held-out sources
+    fakeface compare OLD NEW       compare two evaluations of the same faces
+    fakeface calibrate ...         fit a model's thresholds to pictures of your own
+    fakeface update ...            continue a model's training with new fakes
+    fakeface data merge|audit|build|stills ...   prepare training data
+    fakeface serve                 serve the HTTP API and its web page
+    fakeface token create|list|revoke   manage access to the service
 
-Exit codes: 0 done; 1 a check failed (audit, update, verify) or training diverged; 2 usage, configuration, model or data
-set; 3 some inputs failed; 4 none could be read; 128 + signal when stopped by one
+Exit codes: 0 done; 1 a check failed (audit, update, verify) or training diverged; 2 wrong usage, configuration, model
+or data set; 3 some inputs failed; 4 no input could be read; 128 + signal when a signal stopped the command
 (a service that is stopped ends with 0).
 
-Results go to stdout or `--output`, everything else to stderr. Nothing heavy is imported before a command runs.
+Results go to stdout or `--output`, everything else to stderr. Heavy libraries are imported only when a command runs.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; usage errors exit with 2.
 
     Args:
-        argv: the words after `fakeface`; None for those of the process.
+        argv: the arguments after `fakeface`; None reads those of the process.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         _replace_closed_streams()
         if sys.stdout is None:
-            print("fakeface: standard output is closed; >/dev/null throws results away", file=sys.stderr)
+            problem = "standard output is closed; redirect it to a file, or to /dev/null to discard the results"
+            print(f"fakeface: {problem}", file=sys.stderr)
             return USAGE_ERROR
         if argv in (["--version"], ["-V"]):
             print(f"fakeface-jax {__version__}")
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    # Here, so that Ctrl-C during the imports is as quiet as it is later.
+    # Imported here, so that Ctrl-C during the imports is as quiet as it is later.
     from fakeface_jax.cli.arguments import parse
     from fakeface_jax.cli.output import discard, tell
     from fakeface_jax.cli.score import Common
@@ -71,20 +72,20 @@ def _run(argv: list[str]) -> int:
 
     try:
         command = parse(argv)
-        # Training saves where it was stopped and does so itself.
+        # Training handles these signals itself: it saves its state before it ends.
         with _signals_that_exit() if isinstance(command, Common) else contextlib.nullcontext():
             return command.run()
     except FakeFaceError as error:
         tell(f"fakeface: {printable(str(error))}")
         return _exit_code(error)
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`): that is no failure of ours. Python would complain at exit.
+        # Whoever reads our output has gone (`| head`), which is not our error. Python would complain at exit.
         discard(sys.stdout)
         return 0
 
 
 def _replace_closed_streams() -> None:
-    """Gives a closed stdin, stdout or stderr its number back, so that no file gets it and is written by a print."""
+    """Reopens a closed stdin, stdout or stderr, so that no other file gets its number and receives printed text."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -96,18 +97,18 @@ def _replace_closed_streams() -> None:
 
 @contextlib.contextmanager
 def _signals_that_exit() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as an exception would, so that no temporary file stays behind."""
+    """Turns SIGTERM and SIGHUP into an exception inside the block, so that no temporary file is left behind."""
     previous: dict[int, Any] = {}
 
     def stop(signum: int, _: FrameType | None) -> None:
-        # A second one must not interrupt the cleaning up.
+        # A second signal must not interrupt the cleanup.
         for one in previous:
             signal.signal(one, signal.SIG_IGN)
         raise SystemExit(128 + signum)
 
     try:
         for wanted in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
-            # What is ignored stays so, as nohup wants it.
+            # An ignored signal stays ignored, as nohup wants.
             if signal.getsignal(wanted) is not signal.SIG_IGN:
                 previous[wanted] = signal.signal(wanted, stop)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Results as text, JSON, JSON lines or CSV, to standard output or a file that appears when it is complete.
+"""Writes results as text, JSON, JSON lines or CSV, to standard output or to a file that appears once it is complete.
 
-Names of files are chosen by others. In text and in messages their control characters are escaped (`printable`): raw
-they could move the cursor, hide or forge lines. In a CSV they cannot become a spreadsheet's formulas.
+File names are chosen by strangers. In text and messages their control characters are escaped (`printable`), because raw
+ones could move the cursor, hide lines or forge them. In a CSV file they cannot become a spreadsheet's formulas.
 
 Example:
     >>> with Records("jsonl", output=None, columns=SUMMARY_COLUMNS) as records:
@@ -25,16 +25,16 @@ from fakeface_jax.atomic_files import whole_file
 from fakeface_jax.errors import ConfigError, OpenError
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""By which spreadsheets know a formula (OWASP, CSV injection)."""
+"""Characters that start a formula in a spreadsheet (OWASP, CSV injection)."""
 
 _FREE_TEXT = ("input", "reason", "error")
-"""Columns that hold what others wrote; numbers may begin with a sign."""
+"""Columns with text of others, in which a formula is escaped; a number may begin with a sign."""
 
 Format = Literal["text", "json", "jsonl", "csv"]
 
 
 def tell(text: str) -> None:
-    """Prints lines on stderr. Where they cannot be written, the work goes on without them."""
+    """Prints lines on stderr; if stderr cannot be written, the work goes on without them."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -43,7 +43,7 @@ def tell(text: str) -> None:
 
 
 def discard(stream: IO[str]) -> None:
-    """Sends what a standard stream still holds, and all that follows, nowhere."""
+    """Redirects a standard stream, with what its buffer still holds, to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -57,15 +57,15 @@ class Record(Protocol):
 
 
 class Records:
-    """Writes records in one format, each as soon as it is known (JSON: one array at the end).
+    """A writer of records in one format; it writes each record as soon as it is known (JSON: as one array).
 
     Args:
         kind: the format.
-        output: a file, which appears when it is complete (`whole_file`); None for standard output.
-        columns: of the CSV.
+        output: a file, which appears once it is complete (`whole_file`); None for standard output.
+        columns: column names of the CSV.
 
     Raises:
-        ConfigError: the file cannot be written; found out before any work is done, as far as that can be.
+        ConfigError: the file cannot be written; checked before any work is done, as far as possible.
     """
 
     def __init__(self, kind: Format, *, output: Path | None, columns: Sequence[str]) -> None:
@@ -86,13 +86,13 @@ class Records:
         return self
 
     def add(self, record: Record, text: str) -> None:
-        """One record; `text` is what the text format shows of it."""
+        """Writes one record; `text` is its representation in the text format."""
         if self._kind == "csv":
             self._write_csv([record.summary_row()])
         elif self._kind == "text":
             self._write(text + "\n")
         elif self._kind == "jsonl":
-            # ASCII, so that it is valid in any encoding, for names that are no valid text, and on a terminal.
+            # ASCII is valid in every encoding and on every terminal, and for file names that are not valid Unicode.
             self._write(json.dumps(record.to_dict(), allow_nan=False) + "\n")
         else:
             body = json.dumps(record.to_dict(), allow_nan=False, indent=2)
@@ -100,19 +100,19 @@ class Records:
         self._first = False
 
     def add_text(self, text: str) -> None:
-        """What people read and programs do not: shown in the text format alone."""
+        """Writes text for people, in the text format only."""
         if self._kind == "text":
             self._write(text + "\n")
 
     def add_rows(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Rows of a CSV table that is not one row per record."""
+        """Writes rows of a CSV table in which a record may have several rows, or none."""
         self._write_csv(rows)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # Standard output has what was found so far, in any case as valid JSON.
+            # What was found so far is on standard output; the array is closed, so that it is valid JSON in any case.
             if self._kind == "json" and (error is None or self._output is None):
                 self._write("[]\n" if self._first else "\n]\n")
         except Exception as closing:
@@ -121,7 +121,7 @@ class Records:
         try:
             self._opened.__exit__(kind, error, trace)
         except ConfigError:
-            # What went wrong before is what matters, and it may be no fault of the output: it goes on as it was.
+            # The earlier error is the one that matters, and the output may not be at fault: it is passed on unchanged.
             if error is None:
                 raise
 
@@ -131,7 +131,7 @@ class Records:
         self._write(buffer.getvalue())
 
     def _write(self, text: str) -> None:
-        # A file name that is no valid text, or not in the terminal's alphabet, is written with escapes.
+        # A file name that is not valid Unicode, or that the terminal's encoding lacks, is written with escapes.
         encoding = getattr(self._file, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         try:
@@ -142,7 +142,7 @@ class Records:
 
     def _cannot_write(self, error: OSError) -> Exception:
         if isinstance(error, BrokenPipeError):
-            return error  # the reader has enough, as `| head` has: no fault of the output
+            return error  # the reader has closed the pipe, as `| head` does; the output is not at fault
         remedy = "name another file" if self._output else "check the space on the disk"
         return ConfigError(f"{self._output or '<stdout>'}: cannot be written: {error.strerror or error}; {remedy}")
 
@@ -153,12 +153,12 @@ def _whole_text(path: Path) -> Iterator[IO[str]]:
         with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             yield file
     except OpenError as error:
-        # It is a setting that cannot be used, and not one of the inputs.
+        # The path is a setting and not one of the inputs, so the error is one of configuration.
         raise ConfigError(str(error)) from error
 
 
 def _without_formulas(row: Mapping[str, object]) -> dict[str, object]:
-    """The row with a quote before free text that begins like a formula; a lone `-` is standard input."""
+    """Returns the row with a quote before free text that begins like a formula; a lone `-` means standard input."""
     return {
         column: f"'{cell}"
         if column in _FREE_TEXT and isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) and len(cell) > 1

@@ -1,4 +1,4 @@
-"""A directory of finished reports, one JSON file per video, so that a long run can be taken up again.
+"""Keeps finished reports in a directory, one JSON file per video, so that a long run can be resumed.
 
 Example:
     >>> kept = KeptReports(Path("reports"), resume=True)
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class KeptReports:
-    """Reports by the place of their video: two videos of one name do not share a file.
+    """A directory of reports, named by the path of each video, so that two videos of the same name get two files.
 
     Args:
-        directory: made where it is missing.
-        resume: whether reports that are there already are used.
+        directory: created if it is missing.
+        resume: reuse reports that are already there.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the directory cannot be created.
     """
 
     def __init__(self, directory: Path, *, resume: bool) -> None:
@@ -41,11 +41,11 @@ class KeptReports:
         self._resume = resume
 
     def find(self, name: str, **settings: Any) -> SavedReport | None:
-        """The report of a video that need not be scored again; None where there is none, or anything has changed.
+        """Returns the saved report of a video, or None if there is none or the video or a setting has changed.
 
-        Settings are those of `SavedReport.made_with`.
+        The settings are those of `SavedReport.made_with`.
 
-        A damaged report counts as none. The video is hashed: a report is of bytes and not of a name.
+        A damaged report counts as missing. The video is hashed, because a report describes bytes and not a file name.
         """
         from fakeface_jax.video.report.verification import read_reports
 
@@ -62,7 +62,7 @@ class KeptReports:
         return saved if same else None
 
     def save(self, name: str, report: VideoReport) -> None:
-        """Keeps a report; completely or not at all."""
+        """Saves a report, either completely or not at all."""
         path = self._path(name)
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(report.to_dict(), allow_nan=False, indent=2) + "\n", encoding="utf-8")

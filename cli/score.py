@@ -1,6 +1,6 @@
-"""`fakeface classify` and `fakeface score`: pictures and videos in, one record per input out.
+"""`fakeface classify` and `fakeface score`: score pictures and videos, with one record per input.
 
-A bad input is recorded with its error and the others go on.
+An input that cannot be read is recorded with its error, and the others are still scored.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ VIDEO_EXTENSIONS = frozenset(
 
 
 _PEOPLE_SHOWN = 5
-"""Of a video's people, in text; the other formats have all."""
+"""People of a video that the text format shows; the other formats have all."""
 
 _SHOWN_MS = 250
-"""Milliseconds that each sampled frame is shown."""
+"""Milliseconds for which each sampled frame is shown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
-    """What both commands take.
+    """The options that `classify` and `score` share.
 
     Attributes:
-        model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
-        format: text for people, json, jsonl or csv for programs.
-        output: write the results there instead of to standard output.
-        save: write the picture or video with boxes and scores there: a file for one input, a directory for several.
+        model: bundle directory, or the name of a bundled model: lite0 (default) or report-cnn.
+        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx. If omitted: the model's own.
+        format: output format: text for people; json, jsonl or csv for programs.
+        output: file for the results, instead of standard output.
+        save: write the picture or video with boxes and scores to this file, or for several inputs to this directory.
         show: show the result in a window.
     """
 
@@ -65,7 +65,7 @@ class Common:
     show: bool = False
 
     def load(self, medium: Medium = "picture") -> tuple[FaceClassifier, FaceDetector]:
-        """Loads the classifier and the detector, before any input is looked at."""
+        """Loads the classifier and the detector, before any input is read."""
         from fakeface_jax.bundle import load_bundle
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.detectors import create_detector
@@ -75,29 +75,29 @@ class Common:
             and sys.platform == "linux"
             and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         ):
-            # OpenCV's window system aborts the whole process here instead of raising.
-            raise ConfigError("--show needs a screen and there is none; use --save FILE")
+            # OpenCV's window system aborts the whole process without a screen, instead of raising an error.
+            raise ConfigError("--show needs a screen, and there is none; write the result with --save FILE instead")
         bundle = load_bundle(self.model, medium=medium)
-        # First, as it gets ready in the background.
+        # The detector is created first, because it initialises in the background.
         detector = create_detector(self.detector or bundle.spec.detector)
         return FaceClassifier(bundle), detector
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classify(Common):
-    """Finds every face in pictures and says how likely each is fake.
+    """Finds every face in pictures and says how likely each one is to be fake.
 
     Attributes:
-        paths: pictures, directories (without hidden files and linked folders), globs, or - for a picture on standard
+        paths: pictures, directories (without hidden files and linked folders), globs, or - for a picture from standard
             input.
-        whole_image: the pictures are face crops already: score each as a whole.
+        whole_image: treat each picture as a face crop and score it as a whole.
     """
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     whole_image: bool = False
 
     def run(self) -> int:
-        """Scores all pictures; the exit code."""
+        """Scores all pictures and returns the exit code."""
         from fakeface_jax.images import EXTENSIONS, read_image
         from fakeface_jax.video.render.annotate import IMAGE_EXTENSIONS, annotate, save_annotated_image
         from fakeface_jax.video.scoring import score_image
@@ -127,18 +127,19 @@ class Classify(Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score(Common):
-    """Scores videos: the people in sampled frames, and one fake score per video.
+    """Scores videos: every person in the sampled frames, and the video as a whole.
 
     Attributes:
         videos: video files, directories (without hidden files and linked folders) or globs.
-        sampling: which frames are looked at; 32 evenly spread ones if nothing is said.
-        rule: how scores of faces become one: mean_of_logits, mean, median, trimmed_mean, top_k, confident, deepware,
-            worst_person or worst_window; the one the model was calibrated for if not given.
-        html: write a page to read and to pass on there: a file for one video, a directory for several.
-        frame_table: write one row per face and sampled frame there: .csv or .parquet.
-        reports: keep each video's report in this directory as JSON, as soon as it is known; --output has all of a run.
-        resume: with --reports: videos that have a report there, of the same bytes, model and settings, and what --save
-            and --html ask for, are not scored again.
+        sampling: which frames are scored. If omitted: 32, evenly spread.
+        rule: how the scores of faces become one: mean_of_logits, mean, median, trimmed_mean, top_k, confident,
+            deepware, worst_person or worst_window. If omitted: the rule that the model was calibrated for.
+        html: write a page to read and to share to this file, or for several videos to this directory.
+        frame_table: write a table with one row per face and sampled frame to this file: .csv or .parquet.
+        reports: keep each video's report in this directory as JSON, as soon as it is finished; --output has all reports
+            of a run in one file.
+        resume: with --reports: skip videos that already have a report there for the same bytes, model and settings, and
+            the files that --save and --html ask for.
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
@@ -150,7 +151,7 @@ class Score(Common):
     resume: bool = False
 
     def run(self) -> int:
-        """Scores all videos; the exit code."""
+        """Scores all videos and returns the exit code."""
         from fakeface_jax.video.render.annotate import VIDEO_CODECS, save_annotated_video
         from fakeface_jax.video.render.page import EXTENSIONS, save_video_html
         from fakeface_jax.video.scoring import rule_of, score_settings, score_video
@@ -159,7 +160,7 @@ class Score(Common):
         if self.rule is not None:
             check_rule(self.rule)
         if self.resume and self.reports is None:
-            raise ConfigError("--resume needs --reports DIR, where finished reports are")
+            raise ConfigError("--resume needs --reports DIR, the directory of the finished reports")
         inputs = _inputs(self.videos, VIDEO_EXTENSIONS)
         files = {
             "--output": self.output,
@@ -184,12 +185,12 @@ class Score(Common):
         def score(name: str) -> VideoReport | SavedReport:
             if name == STDIN:
                 raise OpenError(name, "a video cannot come from standard input", "save it to a file first")
-            # Named for every input, so that names do not depend on which of them are done already.
+            # Every input gets its name, so that names do not depend on which inputs are already done.
             drawn = targets.path(name, ".mp4") if self.save is not None else None
             page = pages.path(name, ".html") if self.html is not None else None
             done = kept.find(name, **settings) if kept is not None else None
             if done is not None and all(path is None or path.is_file() for path in (drawn, page)):
-                tell(printable(f"{name}: has a report, not scored again"))
+                tell(printable(f"{name}: has a report already, skipped"))
                 table.add(done.frame_rows())
                 return done
             with _bar(name, unit="frame") as bar:
@@ -207,7 +208,7 @@ class Score(Common):
                 save_video_html(report, page, classifier)
             if self.show:
                 _show_video(report)
-            # Last: an input that ends as an error has no rows.
+            # Added last: an input that ends with an error has no rows.
             table.add(report.frame_rows())
             return report
 
@@ -217,7 +218,7 @@ class Score(Common):
 
 def _inputs(names: Sequence[str], extensions: Collection[str]) -> list[str | OpenError]:
     if not names:
-        raise ConfigError("nothing to score was named; fakeface COMMAND --help says how")
+        raise ConfigError("no input was named; name at least one file, directory or glob")
     return list(expand(names, extensions))
 
 
@@ -252,7 +253,7 @@ def _score_all(
 
 
 def _overview(lines: Sequence[tuple[str, ...]]) -> str:
-    """One line per input, and how many of each."""
+    """Returns one line per input, and the number of inputs per verdict."""
     counts = {verdict: sum(line[0] == verdict for line in lines) for verdict, *_ in sorted(lines)}
     rows = [f"  {verdict:<12}  {p_fake:>6}  {printable(name)}" for verdict, p_fake, name in lines]
     total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
@@ -276,9 +277,9 @@ def _video_text(report: VideoReport | SavedReport) -> str:
         + ("" if record["p_fake"] is None else f"  P(fake) {record['p_fake']:.3f}"),
         f"  because   {printable(record['reason'])}",
         f"  evidence  {evidence['faces_scored']} faces in {evidence['frames_with_face']} of "
-        f"{evidence['frames_sampled']} sampled frames, {evidence['seconds']:.1f} s; {evidence['faces_too_small']} "
-        f"faces too small, {evidence['frames_dropped']} frames could not be read; {record['frames_read']} of "
-        f"{media['frames']} frames were looked at or passed by",
+        f"{evidence['frames_sampled']} sampled frames, over {evidence['seconds']:.1f} s; {evidence['faces_too_small']} "
+        f"faces too small to score, {evidence['frames_dropped']} frames unreadable; {record['frames_read']} of "
+        f"{media['frames']} frames read",
         "  time      "
         + "  ".join(f"{stage} {seconds[stage]:.2f}" for stage in seconds if stage != "total")
         + f" s, {record['fps']:.0f} frames/s",
@@ -313,20 +314,21 @@ def _read_stdin() -> bytes:
     from fakeface_jax.images import MAX_BYTES
 
     if sys.stdin is None:
-        raise OpenError(STDIN, "standard input is closed", "send a picture to it, or name a file")
+        raise OpenError(STDIN, "standard input is closed", "pipe a picture into it, or name a file")
     try:
         data = sys.stdin.buffer.read(MAX_BYTES + 1)
     except OSError as error:
-        raise OpenError(STDIN, f"cannot be read: {error.strerror or error}", "send a picture to it") from error
+        problem = f"cannot be read: {error.strerror or error}"
+        raise OpenError(STDIN, problem, "pipe a picture into it, or name a file") from error
     if len(data) > MAX_BYTES:
-        raise LimitExceeded(STDIN, f"more than {MAX_BYTES // 2**20} MiB on standard input", "make it smaller")
+        raise LimitExceeded(STDIN, f"is larger than {MAX_BYTES // 2**20} MiB", "send a smaller picture")
     return data
 
 
 def _bar(name: str, *, unit: str) -> Any:
     from tqdm import tqdm
 
-    # disable=None: no bar where stderr is no terminal.
+    # disable=None: no bar where stderr is not a terminal.
     return tqdm(desc=printable(Path(name).name)[:32], unit=unit, disable=None, leave=False)
 
 
@@ -339,7 +341,7 @@ def _show(image: Any, title: str) -> None:
 
 
 def _show_video(report: VideoReport) -> None:
-    """The sampled frames with what was found in them, one after the other; q, Esc or the last one ends it."""
+    """Shows the sampled frames with the faces found in them, one after the other; q, Esc or the last frame ends it."""
     import cv2
 
     from fakeface_jax.video.reading.opencv import open_video

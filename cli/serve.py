@@ -1,4 +1,4 @@
-"""`fakeface serve`: the service over HTTP, until it is stopped.
+"""`fakeface serve`: serves the HTTP API and the web page until it is stopped.
 
 Example:
     >>> Serve(config=ServiceConfig(port=8080)).run()
@@ -32,14 +32,14 @@ _DESCRIPTORS = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Starts the service: pictures and videos over HTTP, live sources, a web page.
+    """Starts the service: an HTTP API for pictures, videos and live sources, and a web page.
 
     Attributes:
-        config: limits, address, sources.
-        state: directory of jobs, reports and tokens; FAKEFACE_STATE, or the user's state directory if not given.
-        model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
-        log: json for machines, text for people.
+        config: address, limits and allowed sources.
+        state: directory for jobs, reports and tokens. If omitted: FAKEFACE_STATE, or the user's state directory.
+        model: bundle directory, or the name of a bundled model: lite0 (default) or report-cnn.
+        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx. If omitted: the model's own.
+        log: format of the log lines: json for programs, text for people.
     """
 
     config: tyro.conf.OmitArgPrefixes[ServiceConfig] = ServiceConfig()
@@ -49,12 +49,12 @@ class Serve:
     log: Literal["json", "text"] = "text"
 
     def run(self) -> int:
-        """Serves until SIGTERM or Ctrl-C, which is no error; the exit code."""
+        """Serves until SIGTERM or Ctrl-C, which end it with 0, and returns the exit code."""
         try:
             import fastapi  # noqa: F401
             import uvicorn
         except ImportError as error:
-            raise ConfigError("fakeface serve needs more: pip install 'fakeface-jax[serve]'") from error
+            raise ConfigError("fakeface serve needs the serving extra: pip install 'fakeface-jax[serve]'") from error
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.detectors import create_detector
         from fakeface_jax.server import logs, tracing
@@ -67,13 +67,14 @@ class Serve:
         store = Store(self.state or default_state_directory())
         if not self.config.on_loopback and not store.has_tokens():
             raise ConfigError(
-                f"{self.config.host} can be reached from elsewhere and there is no token yet; "
-                "make one first: fakeface token create NAME"
+                f"{self.config.host} can be reached from other machines, but there is no access token yet; "
+                "create one first: fakeface token create NAME"
             )
         with contextlib.ExitStack() as stack:
             stack.callback(store.close)
             stack.enter_context(_ended_in_order())
-            # Before the model, which takes seconds: whoever cannot have them is told at once.
+            # Before the model is loaded, which takes seconds: if the directory or the port is in use, the user learns
+            # it at once.
             stack.enter_context(store.exclusive())
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
             classifier = FaceClassifier.load(self.model)
@@ -90,7 +91,7 @@ class Serve:
                 server_header=False,
                 proxy_headers=False,
                 ws_max_size=self.config.limits.frame_bytes,
-                # Pictures are compressed already; zeros would be inflated before anybody is asked for a token.
+                # Pictures are compressed already, and a message of zeros would be inflated before any token is checked.
                 ws_per_message_deflate=False,
                 timeout_graceful_shutdown=round(self.config.grace),
                 h11_max_incomplete_event_size=32 * 1024,
@@ -103,8 +104,10 @@ class Serve:
 
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Signals that come before or after the server hears them itself end the process with 0 too, cleaned up; the first
-    process of a container has no other way out."""
+    """Ends the process with 0 and a cleanup on signals that arrive before or after the server handles them itself.
+
+    The first process of a container has no other way to end.
+    """
 
     def end(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
@@ -122,11 +125,13 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --host or --port"
+        ) from error
 
 
 def _raise_descriptors() -> None:
-    """As many open files as may be: each connection is one, and each decoder takes some."""
+    """Raises the limit of open files as far as allowed: each connection is one file, and each decoder has several."""
     try:
         import resource
     except ImportError:  # Windows
@@ -141,11 +146,11 @@ def _server(config: Any, app: FastAPI) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Says where it listens, and lets those go who follow events: they would be waited for."""
+        """A server that prints its address and, on shutdown, disconnects clients that follow events."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Signals end it in order; uvicorn would send them to itself again afterwards, and skip our cleaning up."""
+            """Handles signals; uvicorn would send them to itself again afterwards and skip our cleanup."""
             before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
             try:
                 yield
@@ -165,7 +170,7 @@ def _server(config: Any, app: FastAPI) -> Any:
             super().handle_exit(sig, frame)
             state = getattr(app.state, "service", None)
             if state is not None:
-                # Not from here: a signal comes at any moment, also while its locks are held by this very thread.
+                # Not called directly: a signal may arrive while this very thread holds the hub's locks.
                 self._loop.call_soon_threadsafe(state.hub.close)
 
     return Server(config)

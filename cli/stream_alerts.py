@@ -1,7 +1,8 @@
-"""What happens when a verdict of a stream turns fake: a webhook is called, and the faces are saved.
+"""Alerts when a verdict of a stream turns fake: calls a webhook and saves the faces.
 
-Neither ever holds up the scoring: the webhook has a thread and a bounded queue of its own, and what fails is counted
-and told. The webhook's address is a secret as a whole (that is how chat services make them); of it, the host is shown.
+Alerts never delay the scoring: the webhook has a thread and a bounded queue of its own, and failures are counted and
+printed. Chat services put the secret into the webhook's address, so the whole address is secret and only its host is
+shown.
 
 Example:
     >>> with Webhook("https://hooks.example/T0/B0/key", tell=print) as webhook:
@@ -37,38 +38,38 @@ TIMEOUT = 5.0
 """Seconds that one call may take."""
 
 ATTEMPTS = 3
-"""Calls per alert; the pauses between them are `PAUSE`, then twice as long."""
+"""Calls per alert; the first pause between them is `PAUSE`, each further one twice as long."""
 
 PAUSE = 1.0
-"""Seconds."""
+"""Seconds before the second call of an alert."""
 
 QUEUE = 32
-"""Alerts that may wait; further ones are dropped, counted and told."""
+"""Alerts that may wait; further ones are dropped, counted and reported."""
 
 LAST_CHANCE = 6.0
-"""Seconds that waiting alerts are given at the end."""
+"""Seconds that waiting alerts get when the stream ends."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """An alert goes where the user said, and nowhere else."""
+        """Refuses redirects: an alert goes only to the address that the user named."""
 
 
 class Webhook:
-    """Posts JSON to an address, in a thread of its own.
+    """A sender of JSON to an address, with a thread of its own.
 
     Args:
-        address: http or https.
-        tell: called with a line about each alert that does not arrive; from the thread.
+        address: an http or https address.
+        tell: called from the thread with a line about each alert that is not delivered.
         pause: seconds before the second attempt; for tests.
 
     Attributes:
-        name: the address as it may be shown.
-        delivered: alerts that were answered with a status of 2xx.
-        failed: alerts that were given up, or dropped because too many waited.
+        name: the part of the address that may be shown.
+        delivered: number of alerts that were answered with a status of 2xx.
+        failed: number of alerts that were given up, or dropped because too many were waiting.
 
     Raises:
-        ConfigError: another scheme, or no valid address.
+        ConfigError: the scheme is another one, or the address is not valid.
     """
 
     def __init__(self, address: str, *, tell: Callable[[str], None], pause: float = PAUSE) -> None:
@@ -84,17 +85,17 @@ class Webhook:
         self._thread.start()
 
     def send(self, record: Mapping[str, Any]) -> None:
-        """Queues an alert; returns at once."""
+        """Queues an alert and returns at once."""
         with self._changed:
             if len(self._waiting) >= QUEUE:
                 self.failed += 1
-                self._tell(f"fakeface: {self.name}: {QUEUE} alerts are waiting; one was dropped")
+                self._tell(f"fakeface: {self.name}: an alert was dropped, because {QUEUE} are already waiting")
                 return
             self._waiting.append(json.dumps(record, allow_nan=False).encode())
             self._changed.notify_all()
 
     def close(self, patience: float = LAST_CHANCE) -> None:
-        """Gives waiting alerts a last chance, and ends the thread."""
+        """Waits `patience` seconds for the remaining alerts, then ends the thread."""
         with self._changed:
             self._until = time.monotonic() + patience
             self._closing.set()
@@ -134,11 +135,11 @@ class Webhook:
                 self._tell(f"fakeface: {self.name}: an alert was not delivered: {problem}")
 
     def _deliver(self, body: bytes) -> str:
-        """What went wrong in the last attempt; empty for nothing."""
+        """Sends an alert and returns the error of the last attempt, or an empty string."""
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                # At the end, pauses are not waited for.
+                # When the stream ends, the remaining attempts follow without a pause.
                 self._closing.wait(self._pause * 2 ** (attempt - 1))
             request = urllib.request.Request(self._address, body, self._headers, method="POST")
             try:
@@ -148,26 +149,26 @@ class Webhook:
                 problem = f"status {error.code}"
                 error.close()
                 if 400 <= error.code < 500 and error.code != 429:
-                    return problem  # the same again would be refused again
+                    return problem  # the same request would be refused again
             except (OSError, http.client.HTTPException, ValueError) as error:
-                # Of the message only what the system says: others may quote the address.
+                # Only the operating system's text is quoted: other messages may contain the address.
                 reason = getattr(error, "reason", error)
                 problem = getattr(reason, "strerror", None) or type(reason).__name__
         return problem
 
 
 def _split(address: str) -> tuple[str, dict[str, str]]:
-    """The address without user and password, and the headers that say them."""
+    """Returns the address without user and password, and the headers that carry them."""
     shown = display_host(address)
     try:
         parts = urllib.parse.urlsplit(address)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ConfigError(f"--alert-url {shown}: no valid address; write https://host/path") from None
+        raise ConfigError(f"--alert-url {shown}: not a valid address; write https://host/path") from None
     if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"--alert-url {shown}: alerts go to http and https alone; write https://host/path")
+        raise ConfigError(f"--alert-url {shown}: only http and https addresses can be called; write https://host/path")
     if not host or not is_host(parts.netloc.rpartition("@")[2]) or not re.fullmatch(r"[!-~]+", address):
-        raise ConfigError(f"--alert-url {shown}: no valid address; write https://host/path")
+        raise ConfigError(f"--alert-url {shown}: not a valid address; write https://host/path")
     headers = {"Content-Type": "application/json", "User-Agent": "fakeface-jax"}
     user, at, place = parts.netloc.rpartition("@")
     if at:
@@ -177,18 +178,18 @@ def _split(address: str) -> tuple[str, dict[str, str]]:
 
 
 def save_evidence(directory: Path, record: Mapping[str, Any], faces: Mapping[int, Sequence[Evidence]]) -> Path:
-    """Writes a folder for one alert: each crop as a PNG, and `alert.json`, last, which lists them.
+    """Writes a folder for one alert: each crop as a PNG file and, last, `alert.json`, which lists them.
 
     Args:
-        directory: where the folder goes; made where it is missing.
-        record: of the alert; `utc` names the folder.
-        faces: the crops by the number of the person.
+        directory: parent of the new folder; created if it is missing.
+        record: record of the alert; its `utc` names the folder.
+        faces: the crops, by the number of the person.
 
     Returns:
-        The folder.
+        The path of the folder.
 
     Raises:
-        OpenError: it cannot be written.
+        OpenError: the folder cannot be written.
     """
     from PIL import Image
 
@@ -207,7 +208,7 @@ def save_evidence(directory: Path, record: Mapping[str, Any], faces: Mapping[int
 
 
 def _new_folder(directory: Path, name: str) -> Path:
-    """A folder that nobody else has; two alerts may come within a second, and two streams may share a directory."""
+    """Creates a folder of its own: two alerts may come within a second, and two streams may share a directory."""
     number = 1
     while True:
         folder = directory / (name if number == 1 else f"{name}-{number}")

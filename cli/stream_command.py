@@ -1,4 +1,4 @@
-"""`fakeface stream`: a camera, a network stream or a file at its own speed in; a line a second, events, alerts out.
+"""`fakeface stream`: scores a camera, a network stream or a file at its own speed; prints lines, events and alerts.
 
 Example:
     >>> Streaming(source=("rtsp://camera.local/live",), format="jsonl").run()
@@ -29,24 +29,25 @@ if TYPE_CHECKING:
     from fakeface_jax.video.live.watch import Event, Status
 
 _KEPT_CROPS = 5
-"""The most fake faces of a person in the window, that an alert saves."""
+"""Crops of each person that an alert saves: those with the highest score in the window."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Streaming:
-    """Scores a live stream until it ends or is stopped: who looks fake in the last seconds.
+    """Scores a live stream until it ends or is stopped, and says who looked fake in the last seconds.
 
     Attributes:
-        source: a camera's number (0), an address (rtsp, rtsps, http, https), or a video file, played at its own speed.
-        model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
-        format: text: a line a second for people; jsonl: a record a second and one per event, for programs.
+        source: a camera's number (0), an address (rtsp, rtsps, http, https), or a video file, read at its own speed.
+        model: bundle directory, or the name of a bundled model: lite0 (default) or report-cnn.
+        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx. If omitted: the model's own.
+        format: text prints a line per second for people; jsonl prints a record per second and one per event, for
+            programs.
         reading: how the source is read.
         scoring: how scores over time become verdicts.
-        seconds: stop after so many seconds.
-        alert_url: POST a JSON record there whenever a verdict turns fake (http or https).
-        save_evidence: save the faces in a folder there whenever a verdict turns fake.
-        show: show the pictures in a window; q or Esc ends.
+        seconds: stop after this many seconds. If omitted: run until the stream ends.
+        alert_url: http or https address that receives a JSON record whenever a verdict turns fake.
+        save_evidence: directory in which the faces are saved whenever a verdict turns fake.
+        show: show the scored pictures in a window; q or Esc ends.
     """
 
     source: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -61,7 +62,7 @@ class Streaming:
     show: bool = False
 
     def run(self) -> int:
-        """Watches the stream; the exit code."""
+        """Scores the stream and returns the exit code."""
         from fakeface_jax.atomic_files import make_directory
         from fakeface_jax.cli.stream_alerts import Webhook
         from fakeface_jax.video.live.scorer import LiveScorer
@@ -69,10 +70,12 @@ class Streaming:
         from fakeface_jax.video.live.watch import watch
 
         if len(self.source) != 1:
-            # Not left to the parser, which would print a second address as it is.
-            raise ConfigError(f"{len(self.source)} sources were named; fakeface stream watches one, run one for each")
+            # The parser would print a second address as it is, with its password.
+            raise ConfigError(
+                f"{len(self.source)} sources were named; fakeface stream reads one, start one command for each"
+            )
         if self.seconds is not None and not self.seconds > 0:
-            raise ConfigError(f"--seconds {self.seconds} is not above 0")
+            raise ConfigError(f"--seconds {self.seconds}: must be above 0")
         stream = Stream(self.source[0], self.reading)
         if self.save_evidence is not None:
             try:
@@ -102,7 +105,7 @@ class Streaming:
         return 0 if read else NONE_READ
 
     def _tell(self, events: Iterator[Event], records: Records, alerts: _Alerts, model: str) -> int:
-        """Prints what happens; how many pictures were read."""
+        """Prints the events and returns how many pictures were read."""
         from fakeface_jax.video.live.scorer import VerdictChange
         from fakeface_jax.video.live.watch import Status
 
@@ -121,12 +124,12 @@ class Streaming:
                 if alert is not None:
                     records.add(_Record.of(alert), _alert_text(alert))
         if not read:
-            tell(f"fakeface: {printable(alerts.input)}: no picture came")
+            tell(f"fakeface: {printable(alerts.input)}: no picture was received; check that the source is on")
         return read
 
 
 class _Record:
-    """A record for `Records`: a dictionary."""
+    """A record for `Records` that holds a dictionary."""
 
     def __init__(self, *, input: str, event: Event) -> None:
         kind = event.to_dict()
@@ -146,7 +149,7 @@ class _Record:
 
 
 class _Alerts:
-    """What happens when a verdict turns fake; failures are counted and told, and end nothing."""
+    """The actions taken when a verdict turns fake; failures are counted and printed, and do not end the stream."""
 
     def __init__(self, input: str, scorer: LiveScorer, hook: Webhook | None, directory: Path | None) -> None:
         self.input = input
@@ -155,9 +158,9 @@ class _Alerts:
         self._last: float | None = None
 
     def of(self, change: VerdictChange) -> dict[str, Any] | None:
-        """The alert that a change is worth, once it is saved and on its way; None for none.
+        """Saves and sends the alert that a change deserves and returns it; returns None if it deserves none.
 
-        A person's verdict and the stream's turn fake with the same picture, which is one alert.
+        If a person's verdict and the stream's turn fake with the same picture, they are one alert.
         """
         from fakeface_jax.labels import Verdict
 
@@ -174,7 +177,7 @@ class _Alerts:
         return alert
 
     def summary(self) -> dict[str, Any]:
-        """For the last record. Alerts that are still on their way are neither delivered nor failed."""
+        """Returns counts for the last record. Alerts that are still being sent are neither delivered nor failed."""
         if self._hook is None and self._directory is None:
             return {}
         hook = self._hook
@@ -186,7 +189,7 @@ class _Alerts:
         from fakeface_jax.labels import Verdict
 
         people = self._scorer.people
-        # Nobody's own verdict is fake where the stream's came from several people, one after the other.
+        # If the stream's verdict came from several people in turn, no single person's verdict is fake.
         fakes = [person for person in people if person.verdict is Verdict.FAKE] or people
         faces = {person.number: self._scorer.evidence(person.number) for person in fakes}
         try:
@@ -200,7 +203,7 @@ class _Alerts:
 
 
 class _Window:
-    """Shows each picture that was scored."""
+    """A window that shows each scored picture."""
 
     def __init__(self, title: str, scorer: LiveScorer) -> None:
         self.closed = False
@@ -226,14 +229,14 @@ class _Window:
 
 
 class _Stop:
-    """The signal that asked for the end; 0 for none."""
+    """The signal that asked the stream to stop; 0 if none did."""
 
     signum = 0
 
 
 @contextlib.contextmanager
 def _signals_that_stop() -> Iterator[_Stop]:
-    """Ctrl-C, SIGTERM and SIGHUP end the stream with its summary; a second one ends it at once."""
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the stream with its summary; a second signal ends it at once."""
     stop, previous = _Stop(), dict[int, Any]()
 
     def handle(signum: int, _: FrameType | None) -> None:
@@ -243,7 +246,7 @@ def _signals_that_stop() -> Iterator[_Stop]:
 
     try:
         for wanted in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
-            # What is ignored stays so, as nohup wants it.
+            # An ignored signal stays ignored, as nohup wants.
             if signal.getsignal(wanted) is not signal.SIG_IGN:
                 previous[wanted] = signal.signal(wanted, handle)
     except ValueError:

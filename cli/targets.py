@@ -1,4 +1,4 @@
-"""Where results go: a file for one input, a directory for several, and never onto an input or another result.
+"""Chooses where results are written: a file for one input, a directory for several, and never over an input or result.
 
 Example:
     >>> taken = distinct({"--output": output, "--save": save}, inputs)
@@ -17,21 +17,21 @@ from fakeface_jax.cli.inputs import STDIN
 from fakeface_jax.errors import ConfigError, OpenError
 
 _LONGEST_STEM = 200
-"""Bytes of an input's name that its picture is named by. A name has 255 at most, and more is added to it."""
+"""Bytes of an input's name that are kept in the name of its result. A file name has at most 255 bytes."""
 
 
 class Targets:
-    """Where what is made of each input goes: the named file for one input, files in the named directory for several.
+    """Output paths for each input: the named file for a single input, files in the named directory for several.
 
-    What cannot work is refused here, before anything is scored.
+    Targets that cannot work are refused at once, before anything is scored.
 
     Args:
-        save: the file or directory; None where nothing is made.
+        save: the file or directory; None when nothing is written.
         extensions: endings that can be written.
-        names: as the user gave them.
-        inputs: what they stand for.
-        taken: identities that may not be written to; grows with every path given out.
-        option: how the user named it.
+        names: the inputs as the user named them.
+        inputs: the files that these names stand for.
+        taken: identities of files that must not be overwritten; grows with every path that is handed out.
+        option: the option that named `save`, for error messages.
     """
 
     def __init__(
@@ -54,44 +54,44 @@ class Targets:
         try:
             self._check(save, extensions, many=many)
         except OSError as error:
-            # Path's questions raise for a name that is too long and for a directory that may not be entered.
+            # Methods of Path raise for a name that is too long and for a directory that may not be entered.
             raise ConfigError(
-                f"{self._option} {save}: cannot be written: {error.strerror or error}; name another"
+                f"{self._option} {save}: cannot be written: {error.strerror or error}; name another path"
             ) from error
 
     def _check(self, save: Path, extensions: Collection[str], *, many: bool) -> None:
         if save.suffix and not save.is_dir():
             if many:
                 raise ConfigError(
-                    f"{self._option} {save}: several inputs need a directory; make it first, or name another"
+                    f"{self._option} {save}: several inputs need a directory; create it first, or name one"
                 )
             if save.suffix.lower() not in extensions:
                 known = " or ".join(sorted(extensions))
                 raise ConfigError(
-                    f"{self._option} {save}: cannot write {save.suffix}; name it {known}, or name a directory"
+                    f"{self._option} {save}: {save.suffix} files cannot be written; use {known}, or name a directory"
                 )
             if not save.parent.is_dir():
-                raise ConfigError(f"{self._option} {save}: there is no directory {save.parent}; make it first")
+                raise ConfigError(f"{self._option} {save}: the directory {save.parent} does not exist; create it first")
             self._single = True
             return
         there = next(path for path in (save, *save.absolute().parents) if path.exists())
         if not there.is_dir():
-            raise ConfigError(f"{self._option} {save}: cannot be made a directory: {there} is a file; name another")
+            raise ConfigError(f"{self._option} {save}: cannot be created: {there} is a file; name another path")
 
     def path(self, name: str, extension: str) -> Path:
-        """Where the result of one input goes; another place for each call."""
+        """Returns the output path for one input, a different one for each call."""
         if self._save is None or self._single:
             return self._save or Path()
         try:
-            # Not before there is something to save: a wrong model leaves no empty directory behind.
+            # Created only when there is something to save: a wrong model leaves no empty directory behind.
             self._save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OpenError(
-                self._save, f"cannot be made: {error.strerror}", f"name another for {self._option}"
+                self._save, f"cannot be created: {error.strerror}", f"name another directory with {self._option}"
             ) from error
         stem = "stdin" if name == STDIN else short_stem(name)
         number = 1
-        # Inputs of different folders may share a name; none may overwrite another's picture, or an input.
+        # Inputs in different folders may share a name; a result must not overwrite an input or another result.
         while True:
             path = self._save / f"{stem}-scored{'' if number == 1 else f'-{number}'}{extension}"
             mine = identities(path)
@@ -102,7 +102,7 @@ class Targets:
 
 
 def short_stem(name: str) -> str:
-    """What results of an input are named by: its name without folder and ending, cut where that is too long."""
+    """Returns an input's name without folder and ending, shortened where it is too long for a file name."""
     stem = Path(name).stem
     while len(os.fsencode(stem)) > _LONGEST_STEM:
         stem = stem[:-1]
@@ -110,14 +110,14 @@ def short_stem(name: str) -> str:
 
 
 def distinct(files: Mapping[str, Path | None], inputs: Sequence[str | OpenError]) -> set[object]:
-    """Identities of all that is read and written.
+    """Returns the identities of all files that are read or written.
 
     Args:
-        files: what is written, by the option that names it.
-        inputs: what is read.
+        files: the output paths, by the option that names each.
+        inputs: the inputs.
 
     Raises:
-        ConfigError: an input would be overwritten, or one result by another.
+        ConfigError: an output would overwrite an input or another output.
     """
     read: set[object] = set().union(*(identities(name) for name in inputs if isinstance(name, str)))
     written: dict[str, set[object]] = {}
@@ -129,13 +129,13 @@ def distinct(files: Mapping[str, Path | None], inputs: Sequence[str | OpenError]
             raise ConfigError(f"{option} {path}: is the input itself; name another file")
         for other, taken in written.items():
             if mine & taken:
-                raise ConfigError(f"{option} {path}: is what {other} names too; name another file")
+                raise ConfigError(f"{option} {path}: is also the file of {other}; name another file")
         written[option] = mine
     return read.union(*written.values())
 
 
 def identities(name: str | Path) -> set[object]:
-    """What two names of the same file have in common: the path without links, or the file's number."""
+    """Returns what two names of the same file have in common: its resolved path, and its device and inode numbers."""
     found: set[object] = set() if name == STDIN else {os.path.realpath(name)}
     with contextlib.suppress(OSError):
         # The shell may have opened a file as standard input.

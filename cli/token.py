@@ -1,4 +1,4 @@
-"""`fakeface token create`, `list` and `revoke`: who may use the service. A running service sees changes at once.
+"""`fakeface token create`, `list` and `revoke`: manage access to the service. A running service sees changes at once.
 
 Example:
     >>> CreateToken(name="newsroom", waiting_jobs=5).run()     # prints the secret, which is not shown again
@@ -27,14 +27,14 @@ _COLUMNS = ("name", "created", "last used", "requests/min", "waiting jobs", "GB/
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CreateToken:
-    """Makes a token and prints its secret: the only time that it is shown, and only a hash of it is stored.
+    """Creates a token and prints its secret. The secret is shown only once; the service stores only a hash of it.
 
     Attributes:
-        name: letters, digits, `-`, `_` and `.`; jobs belong to it, so that it cannot be given twice.
-        state: the service's state directory; FAKEFACE_STATE, or the user's state directory if not given.
-        requests_per_minute: of any kind.
-        waiting_jobs: videos that may wait at the same time.
-        bytes_per_day: of pictures and videos received, by UTC days; 20e9 are 20 GB.
+        name: letters, digits, `-`, `_` and `.`; a name can be used only once, because jobs belong to it.
+        state: the service's state directory. If omitted: FAKEFACE_STATE, or the user's state directory.
+        requests_per_minute: allowed requests of any kind per minute.
+        waiting_jobs: videos of this token that may wait in the queue at the same time.
+        bytes_per_day: bytes of pictures and videos accepted per UTC day; 20e9 is 20 GB.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -44,7 +44,7 @@ class CreateToken:
     bytes_per_day: float = 20e9
 
     def run(self) -> int:
-        """Makes it; the exit code."""
+        """Creates the token and returns the exit code."""
         from fakeface_jax.server.storage.tokens import TokenLimits
 
         if not 1 <= self.bytes_per_day < 2**62:
@@ -57,26 +57,29 @@ class CreateToken:
         with _store(self.state) as store:
             secret = store.tokens.create(self.name, limits)
         print(secret)
-        tell(f"fakeface: token {self.name} made; its secret is not shown again. Header: Authorization: Bearer <secret>")
+        tell(
+            f"fakeface: token {self.name} created; its secret is not shown again. "
+            "Send it as: Authorization: Bearer <secret>"
+        )
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListTokens:
-    """Lists tokens: when they were made and last used, what they allow, and whether they were revoked. Times are UTC.
+    """Lists tokens: their limits, when they were created and last used, and whether they are revoked. Times are UTC.
 
     Attributes:
-        state: the service's state directory; FAKEFACE_STATE, or the user's state directory if not given.
+        state: the service's state directory. If omitted: FAKEFACE_STATE, or the user's state directory.
     """
 
     state: Path | None = None
 
     def run(self) -> int:
-        """Lists; the exit code."""
+        """Lists the tokens and returns the exit code."""
         with _store(self.state) as store:
             tokens = store.tokens.all()
         if not tokens:
-            tell("fakeface: no tokens; make one: fakeface token create NAME")
+            tell("fakeface: there are no tokens; create one: fakeface token create NAME")
             return 0
         rows = [_COLUMNS, *map(_row, tokens)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -87,18 +90,18 @@ class ListTokens:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RevokeToken:
-    """Makes a token's secret worthless from the next request on. Its jobs stay until they expire.
+    """Revokes a token from the next request on. Its jobs stay until they expire.
 
     Attributes:
-        name: of the token.
-        state: the service's state directory; FAKEFACE_STATE, or the user's state directory if not given.
+        name: name of the token.
+        state: the service's state directory. If omitted: FAKEFACE_STATE, or the user's state directory.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     state: Path | None = None
 
     def run(self) -> int:
-        """Revokes; the exit code."""
+        """Revokes the token and returns the exit code."""
         with _store(self.state) as store:
             store.tokens.revoke(self.name)
         tell(f"fakeface: token {self.name} revoked")

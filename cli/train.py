@@ -1,4 +1,4 @@
-"""`fakeface train`."""
+"""`fakeface train`: trains a model on prepared crops."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from fakeface_jax.data.dataset import Dataset
 
 SECONDS_BETWEEN_LINES = 30.0
-"""How often progress is told where stderr is a file."""
+"""Seconds between two progress lines when stderr is not a terminal."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     """Trains a model on prepared crops and writes a calibrated bundle.
 
-    Early stopping and the best weights both go by the LOWEST validation loss.
+    Early stopping and the choice of the best weights both use the LOWEST validation loss.
 
     Attributes:
-        config: the run.
-        resume: continue the run in `output` where it stopped, with the losses it would have had.
-        dry_run: do everything once, write nothing, and say what a run would do.
+        config: settings of the run.
+        resume: continue the run in `output` where it stopped; its losses are those of an uninterrupted run.
+        dry_run: run every step once, write nothing and print what a real run would do.
     """
 
     config: TrainConfig
@@ -38,7 +38,7 @@ class Train:
     dry_run: bool = False
 
     def run(self) -> int:
-        """Trains; the exit code."""
+        """Trains and returns the exit code."""
         quiet_libraries()
         try:
             from fakeface_jax.data.dataset import open_dataset
@@ -52,7 +52,7 @@ class Train:
             return 0
 
         def draw() -> None:
-            # Before the hours of training, so that wrong labels or a wild augmentation are seen in time.
+            # Drawn before the hours of training, so that wrong labels or extreme augmentation are noticed in time.
             if not (self.config.output / "batch.png").exists():
                 draw_data(self.config, open_dataset(self.config.data))
 
@@ -66,30 +66,30 @@ class Train:
 
 
 def with_video_thresholds(bundle: Bundle, dataset: Dataset, *, leave_out: Sequence[str] = ()) -> Bundle:
-    """The bundle, written anew with probabilities and thresholds for videos; as it was, told so, where that cannot be.
+    """Writes the bundle again with probabilities and thresholds for videos; prints a reason where that is not possible.
 
     Args:
-        bundle: calibrated for faces.
-        dataset: with the calibration split that was used for that.
-        leave_out: what training did not see.
+        bundle: a bundle that is calibrated for faces.
+        dataset: the data set whose calibration split was used for that.
+        leave_out: sources or methods that training did not see.
     """
     from fakeface_jax.video.verdict.video_calibration import SPLIT, calibrate_videos
 
     if SPLIT not in dataset.sizes:
-        tell(f"no {SPLIT} split: videos get the thresholds of single faces")
+        tell(f"the data set has no {SPLIT} split, so videos use the thresholds of single faces")
         return bundle
     try:
         return calibrate_videos(bundle, dataset, leave_out=leave_out)
     except FakeFaceError as error:
-        tell(f"videos get the thresholds of single faces: {error}")
+        tell(f"videos use the thresholds of single faces: {error}")
         return bundle
 
 
 class Terminal:
-    """Shows a run on a terminal, or as plain lines where stderr is none.
+    """Progress of a run, shown as a bar on a terminal or as plain lines where stderr is not a terminal.
 
     Args:
-        before: called once the run directory is there and before the first step.
+        before: called once, after the run directory was created and before the first step.
     """
 
     def __init__(self, before: Callable[[], None]) -> None:
@@ -107,12 +107,12 @@ class Terminal:
             self._bar.close()
 
     def start(self, text: str) -> None:
-        """The configuration, the network and the device."""
+        """Prints the configuration, the network and the device, before the first step."""
         tell(text)
         self._before()
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """A bar with the time left in this epoch; a line every half minute where a bar would flood a log file."""
+        """Updates the bar; where a bar would flood a log file, prints a line every half minute instead."""
         if not sys.stderr.isatty():
             self._line(epoch, done, total, loss)
             return
@@ -133,7 +133,7 @@ class Terminal:
             self._said = now
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
-        """One line per epoch."""
+        """Prints one line for a finished epoch."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,4 +1,4 @@
-"""`fakeface calibrate` and `fakeface update`: a bundle on one's own pictures, and against new fakes."""
+"""`fakeface calibrate` and `fakeface update`: fit a bundle to pictures of one's own, and train it with new fakes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ REFUSED = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibrate:
-    """Fits a bundle's probabilities and thresholds to your own pictures; its weights stay, and so does the bundle.
+    """Fits a bundle's probabilities and thresholds to your own pictures, without changing its weights.
 
-    With reals and fakes everything is fitted. With real faces alone the thresholds at 1 % and 5 % false positives are,
-    and with them where the verdict `fake` begins. Some hundreds of faces like those you will score are good, 20 are
-    the least.
+    The result is a new bundle. With real and fake pictures, everything is fitted. With real faces alone, only the
+    thresholds for 1 % and 5 % false positives and the lower limit of the verdict `fake` are fitted. At least 20 faces
+    are needed; a few hundred that resemble the ones you will score are better.
 
     Attributes:
         output: the new bundle.
-        data: a folder with real/ and fake/ in it, or KIND:PATH[@NAMES] as `fakeface data merge` takes it.
-        reals: a folder or zip archive of nothing but real faces, instead of `data`.
-        bundle: the bundle; the model that ships if not given.
-        whole_image: the pictures are face crops already.
+        data: a folder that contains real/ and fake/, or KIND:PATH[@NAMES] as in `fakeface data merge`.
+        reals: a folder or zip archive that contains only real faces, instead of `data`.
+        bundle: the bundle to calibrate. If omitted: the bundled model.
+        whole_image: treat each picture as a face crop and do not look for faces.
     """
 
     output: Path
@@ -42,10 +42,10 @@ class Calibrate:
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.reals is None):
-            raise ConfigError("give either --data, pictures of both kinds, or --reals, real faces alone")
+            raise ConfigError("name either --data (real and fake pictures) or --reals (real faces alone)")
 
     def run(self) -> int:
-        """Calibrates; the exit code."""
+        """Calibrates the bundle and returns the exit code."""
         try:
             from fakeface_jax.evaluation import recalibration
         except ImportError as error:
@@ -61,17 +61,17 @@ class Calibrate:
         with progress_bar("scoring") as progress:
             faces = recalibration.read_faces(samples, classifier, detector, progress=progress)
         for name, reason in faces.rejected:
-            tell(printable(f"left out: {name}: {reason}"))
+            tell(printable(f"excluded: {name}: {reason}"))
         done = recalibration.recalibrate(classifier, faces)
         bundle = recalibration.save_recalibrated(classifier.bundle, done, self.output)
         counts = [int((faces.predictions.labels == label).sum()) for label in (0, 1)]
-        print(f"{counts[0]} real and {counts[1]} fake faces, {len(faces.rejected)} pictures left out\n")
+        print(f"{counts[0]} real and {counts[1]} fake faces, {len(faces.rejected)} pictures excluded\n")
         print(done.table())
         print("\nRates with 95 % intervals. ", end="")
         if counts[1]:
-            print("Old thresholds are on the old scale of P(fake), new ones on the new scale.")
+            print("Old thresholds refer to the old scale of P(fake), new ones to the new scale.")
         else:
-            print("Without fakes, P(fake) and the thresholds for fakes called real are as they were.")
+            print("Without fakes, P(fake) and the thresholds for fakes called real are unchanged.")
         print(f"\nverdicts: {done.spec.bands.reason}")
         print(f"bundle: {bundle.path}")
         return 0
@@ -79,21 +79,22 @@ class Calibrate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Update:
-    """Trains a bundle on with a new source, and refuses the result where a source got worse; exits with 1 then.
+    """Continues the training of a bundle with a new source, and rejects the result if a source got worse (exit code 1).
 
-    Batches hold new and old samples. The epoch is chosen by the validation splits of old and new, thresholds by their
-    calibration splits. Old and new bundle are compared on the test splits: choose no settings by that table.
+    Batches mix new and old samples. The epoch is chosen on the validation splits of old and new data, the thresholds on
+    their calibration splits. The old and the new bundle are compared on the test splits: do not choose settings by that
+    table.
 
     Attributes:
-        config: the update.
-        resume: continue in `output` where it stopped, or judge a refused result by another --max-loss.
+        config: settings of the update.
+        resume: continue the run in `output` where it stopped, or judge a rejected result by another --max-loss.
     """
 
     config: Annotated[UpdateConfig, tyro.conf.arg(name="")]
     resume: bool = False
 
     def run(self) -> int:
-        """Updates; the exit code."""
+        """Updates the bundle and returns the exit code."""
         quiet_libraries()
         try:
             from fakeface_jax.training.update import update
@@ -105,7 +106,7 @@ class Update:
 
         def placed(fresh: Manifest) -> None:
             for row in fresh.left_out():
-                tell(printable(f"left out: {row.id}: {row.left_out}"))
+                tell(printable(f"excluded: {row.id}: {row.left_out}"))
             print(f"{fresh.counts_table()}\n", flush=True)
 
         with quiet_tfds(), progress_bar("reading") as progress, Terminal(lambda: None) as terminal:
@@ -113,19 +114,19 @@ class Update:
         print(f"\n{printable(done.comparison.result.caption)}\n\n{done.comparison.table()}\n")
         if done.other_data:
             tell(
-                "note: the old bundle was not trained on --data as it is here; where it was trained on some of the "
-                "test pictures, its own figures flatter"
+                "note: the old bundle was not trained on --data as it is now; if it was trained on some of the test "
+                "pictures, its own figures are too good"
             )
         for source, loss in done.losses.items():
             interval = "" if loss.low is None else f" (95 % interval {loss.low:+.3f} to {loss.high:+.3f})"
             tell(
                 printable(
-                    f"fakeface: refused: {source} changes by {loss.value:+.3f}{interval}, and --max-loss allows "
+                    f"fakeface: rejected: {source} changes by {loss.value:+.3f}{interval}, but --max-loss allows "
                     f"{self.config.max_loss:g}"
                 )
             )
         if done.bundle is None:
-            tell(printable(f"no bundle was written; what was refused is in {done.candidate.path}"))
+            tell(printable(f"no bundle was written; the rejected model is in {done.candidate.path}"))
             return REFUSED
         bundle = with_video_thresholds(done.bundle, done.data)
         print(f"bundle: {bundle.path}")
@@ -134,7 +135,7 @@ class Update:
 
 @contextlib.contextmanager
 def progress_bar(what: str, unit: str = "picture") -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal; what it gives is called with (done, in all)."""
+    """Shows a progress bar on the terminal; yields a function that is called with (done, total)."""
     from tqdm import tqdm
 
     with tqdm(desc=what, unit=unit, disable=None) as bar:

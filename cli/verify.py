@@ -1,4 +1,4 @@
-"""`fakeface verify`: does a report say what the video says?"""
+"""`fakeface verify`: checks that a video's report can be reproduced."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ NOT_REPRODUCED = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Scores a video again as its report says it was scored, and says whether the report is reproduced.
+    """Scores a video again with the settings in its report and says whether the report is reproduced.
 
-    Exits with 0 when it is, with 1 when it is not.
+    Exits with 0 if it is reproduced and with 1 if it is not.
 
     Attributes:
-        report: JSON that `fakeface score` wrote; of several videos, the one of this video's bytes is taken.
-        video: the video.
-        model: bundle directory or name; the model that ships if not given. Its sha256 must be the report's.
+        report: JSON file that `fakeface score` wrote; if it holds several reports, the one of this video's bytes is
+            used.
+        video: the video file.
+        model: bundle directory, or the name of a bundled model; must be the model that made the report, by its SHA-256.
+            If omitted: the bundled model.
     """
 
     report: Annotated[Path, tyro.conf.Positional]
@@ -32,7 +34,7 @@ class Verify:
     model: Path | None = None
 
     def run(self) -> int:
-        """Verifies; the exit code."""
+        """Verifies the report and returns the exit code."""
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.detectors import DETECTORS, create_detector
         from fakeface_jax.video.report.verification import compare, read_reports
@@ -49,12 +51,15 @@ class Verify:
         stated = old.record["model"]
         if stated["id"] != classifier.bundle.id:
             raise ConfigError(
-                f"{self.report} was made with the model {stated['name']} {stated['id'][:12]}, this is "
-                f"{classifier.spec.name} {classifier.bundle.id[:12]}; name that one with --model"
+                f"{self.report} was made with the model {stated['name']} {stated['id'][:12]}, but the loaded model is "
+                f"{classifier.spec.name} {classifier.bundle.id[:12]}; name the report's model with --model"
             )
         name = old.record["detector"]
-        if name not in DETECTORS:  # a report names no file to be opened here, as yunet:MODEL does
-            raise ConfigError(f"the report's face detector {name!r} does not come with fakeface; it cannot be verified")
+        if name not in DETECTORS:  # a report must not make us open a file, as yunet:MODEL would
+            raise ConfigError(
+                f"the report's face detector {name!r} is not part of fakeface; only reports of these detectors can be "
+                f"verified: {', '.join(sorted(DETECTORS))}"
+            )
         detector = create_detector(name)
         new = score_video(classifier, detector, self.video, old.sampling, rule=old.record["aggregation"])
         found = compare(old, new)
@@ -68,6 +73,6 @@ class Verify:
         )
         try:
             print("\n".join(map(printable, lines)), flush=True)
-        except BrokenPipeError:  # the exit code is the answer, whoever reads the lines
+        except BrokenPipeError:  # the exit code is the answer even if nobody reads the lines
             discard(sys.stdout)
         return 0 if found.reproduced else NOT_REPRODUCED

@@ -1,6 +1,6 @@
-"""fakeface-jax: how likely is it that this face is fake, and how far can that answer be trusted?
+"""fakeface-jax tells how likely a face is to be fake, and how far that answer can be trusted.
 
-Importing the package costs milliseconds; JAX, Flax and OpenCV are imported when something that needs them is used.
+Importing the package takes milliseconds; JAX, Flax and OpenCV are imported when something that needs them is used.
 
 Example:
     >>> import fakeface_jax as ff

@@ -1,8 +1,8 @@
-"""Frozen networks for heads to stand on: weights in int8, one copy for all bundles.
+"""Frozen networks on which heads are fitted: weights in int8, one copy shared by all bundles.
 
-A bundle of a head names its backbone and the sha256 of its weights, and holds nothing else of it: a new head, other
-thresholds, or an update with new fakes are some kilobytes. Kernels are stored as whole numbers from -127 to 127 with a
-step per output channel; activations stay in float. Nothing here imports JAX.
+A bundle of a head names its backbone and the SHA-256 of the backbone's weights and holds nothing else of it, so a new
+head, other thresholds or an update with new fakes take only some kilobytes. Kernels are stored as integers from -127 to
+127 with one step size per output channel; activations stay in float. This module does not import JAX.
 
 Example:
     >>> backbone = load_backbone("clip-vit-base-patch16")
@@ -28,26 +28,26 @@ from jaxtyping import Float32, Int8
 from fakeface_jax.errors import BundleError
 
 BACKBONES = Path(__file__).parent / "pretrained" / "backbones"
-"""Where they are; each can be named without its path."""
+"""Directory of the backbones; each can be named without its path."""
 
 STATISTICS = ("class", "mean", "deviation")
-"""Statistics of a block's tokens: the class token, and mean and standard deviation of the patch tokens."""
+"""Statistics of a block's tokens: the class token, and the mean and standard deviation of the patch tokens."""
 
 SPEC = "backbone.json"
 STEP = ":step"
-"""Ends the name of the array that holds a kernel's steps."""
+"""Suffix of the name of the array that holds a kernel's steps."""
 
 _PART = 48 * 2**20
-"""Bytes of a file of weights at most: repositories refuse larger ones."""
+"""Largest size of a weights file in bytes: code repositories refuse larger ones."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedKernel:
-    """A matrix as whole numbers times a step for each column.
+    """A matrix stored as integers, with one step size per column.
 
     Attributes:
-        values: [inputs, outputs], from -127 to 127.
-        steps: of each output, positive.
+        values: [inputs, outputs], integers from -127 to 127.
+        steps: step size of each output, positive.
     """
 
     values: Int8[np.ndarray, "i o"]
@@ -55,26 +55,26 @@ class QuantizedKernel:
 
     @classmethod
     def of(cls, kernel: Float32[np.ndarray, "i o"]) -> QuantizedKernel:
-        """The nearest whole numbers; exact for a kernel that was int8 with the same steps."""
+        """Rounds a kernel to the nearest integers; exact for a kernel that was int8 with the same steps."""
         steps = (np.maximum(np.abs(kernel).max(axis=0), 1e-12) / 127).astype(np.float32)
         return cls(np.clip(np.round(kernel / steps), -127, 127).astype(np.int8), steps)
 
     def float(self) -> Float32[np.ndarray, "i o"]:
-        """The matrix."""
+        """Returns the matrix in float32."""
         return self.values.astype(np.float32) * self.steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen network's settings and weights.
+    """A frozen network: its settings and weights.
 
     Attributes:
-        name: as bundles name it.
-        sha256: over settings and weights.
-        settings: of `fakeface_jax.models.vit.ViTConfig`.
-        mean: of pixels in [0, 1], by RGB channel.
-        std: likewise.
-        arrays: as stored; use `array` and `kernel`.
+        name: the name that bundles use.
+        sha256: SHA-256 over settings and weights.
+        settings: settings of `fakeface_jax.models.vit.ViTConfig`.
+        mean: mean of the pixels in [0, 1], per RGB channel.
+        std: standard deviation of the pixels in [0, 1], per RGB channel.
+        arrays: the arrays as stored; read them with `array` and `kernel`.
     """
 
     name: str
@@ -85,15 +85,15 @@ class Backbone:
     arrays: Mapping[str, np.ndarray]
 
     def kernel(self, name: str) -> QuantizedKernel:
-        """A kernel that is stored in int8."""
+        """Returns a kernel that is stored in int8."""
         return QuantizedKernel(self.arrays[name], self.arrays[name + STEP])
 
     def array(self, name: str) -> Float32[np.ndarray, "*shape"]:
-        """Any weight in float32."""
+        """Returns any weight in float32."""
         return self.kernel(name).float() if name + STEP in self.arrays else self.arrays[name]
 
     def weights(self) -> dict[str, Float32[np.ndarray, "*shape"]]:
-        """All weights in float32, by the names of `VisionTransformer`."""
+        """Returns all weights in float32, with the names of `VisionTransformer`."""
         return {name: self.array(name) for name in self.arrays if not name.endswith(STEP)}
 
 
@@ -107,16 +107,16 @@ def save_backbone(
     origin: str,
     licence: str,
 ) -> None:
-    """Writes a backbone: square kernels of its blocks in int8, all else in float32, in files of at most 48 MB.
+    """Writes a backbone: square kernels of its blocks in int8, the rest in float32, in files of at most 48 MB.
 
     Args:
-        directory: made anew; its name is the backbone's.
+        directory: directory to write; its name becomes the backbone's name. It is replaced if it exists.
         settings: plain JSON values.
-        weights: float32.
-        mean: of pixels in [0, 1].
-        std: likewise.
+        weights: float32 arrays.
+        mean: mean of the pixels in [0, 1], per RGB channel.
+        std: standard deviation of the pixels in [0, 1], per RGB channel.
         origin: where the weights come from, in words.
-        licence: of the weights, as their authors state it.
+        licence: licence of the weights, in the words of their authors.
     """
     from safetensors.numpy import save_file
 
@@ -151,15 +151,17 @@ def load_backbone(name: str, sha256: str | None = None) -> Backbone:
     """Reads and verifies a backbone.
 
     Args:
-        name: of a directory in `BACKBONES`.
-        sha256: what a bundle says of it; None to take what is there.
+        name: name of a directory in `BACKBONES`.
+        sha256: the SHA-256 that a bundle states; None accepts any.
 
     Raises:
-        BundleError: missing, damaged, or another one than the bundle was made with.
+        BundleError: the backbone is missing, damaged, or another one than the bundle was made with.
     """
     found = _read_backbone(name)
     if sha256 is not None and found.sha256 != sha256:
-        raise BundleError(f"{name}: is another backbone than the bundle was made with; install that release")
+        raise BundleError(
+            f"{name}: is not the backbone that the bundle was made with; install the release that made the bundle"
+        )
     return found
 
 
@@ -169,11 +171,11 @@ def _read_backbone(name: str) -> Backbone:
     from safetensors.numpy import load
 
     directory = BACKBONES / name
-    # The name comes out of a bundle, which may be anybody's.
+    # The name is read from a bundle, which may come from anybody.
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name) or not (directory / SPEC).is_file():
         raise BundleError(
-            f"{name}: no such backbone here; make backbone makes clip-vit-base-patch16, else install the release that "
-            "the bundle was made with"
+            f"{name}: this backbone is not installed; make clip-vit-base-patch16 with `make backbone`, or install the "
+            "release that the bundle was made with"
         )
     try:
         data = (directory / SPEC).read_bytes()
@@ -182,7 +184,9 @@ def _read_backbone(name: str) -> Backbone:
         for file, expected in document["files"].items():
             content = (directory / file).read_bytes()
             if hashlib.sha256(content).hexdigest() != expected:
-                raise BundleError(f"{directory / file}: was changed (sha256 differs); install fakeface-jax again")
+                raise BundleError(
+                    f"{directory / file}: the file was changed (its SHA-256 differs); install fakeface-jax again"
+                )
             arrays |= load(content)
         found = Backbone(
             name=name,

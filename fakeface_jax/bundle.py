@@ -1,8 +1,8 @@
-"""A trained model on disk: everything needed to run it, and nothing that can run code.
+"""A trained model on disk: everything that is needed to run it, and nothing that could run code.
 
 A bundle is a directory of `weights.safetensors`, `bundle.json` (architecture, crop, normalisation, calibration,
-operating points, provenance, checksums) and `README.md` (the model card). Weights and JSON are covered by sha256, so a
-changed byte is refused. No pickle anywhere.
+operating points, provenance, checksums) and `README.md` (the model card). Weights and JSON are protected by SHA-256, so
+that a changed byte is refused. No file is a pickle.
 
 Example:
     >>> bundle = load_bundle()              # the model that ships for pictures
@@ -36,7 +36,7 @@ SPEC = "bundle.json"
 CARD = "README.md"
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-"""Where the models that ship with the package are; each can be named without its path."""
+"""Directory of the models that ship with the package; each can be named without its path."""
 
 Medium = Literal["picture", "video"]
 """What is scored: a video's faces show other traces than those of pictures, and there is time for a larger network."""
@@ -47,7 +47,7 @@ DEFAULT_BUNDLES: Mapping[Medium, Path] = {"picture": PRETRAINED / "lite0", "vide
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """What the network sees of a uint8 pixel: (value / 255 - mean) / std, per RGB channel."""
+    """Scaling of the uint8 pixels that the network sees: (value / 255 - mean) / std, per RGB channel."""
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -55,21 +55,21 @@ class Normalization:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BundleSpec:
-    """Everything about a model except its weights; `bundle.json` is its JSON.
+    """Everything about a model except its weights; stored as `bundle.json`.
 
     Attributes:
         name: a short name for reports.
-        model: the architecture, as `fakeface_jax.models.create_model` takes it: `name` and its settings.
-        crop: the crop the model was trained on.
-        detector: the face detector the training crops were found with.
+        model: the architecture, in the form that `fakeface_jax.models.create_model` takes: `name` and its settings.
+        crop: the crop that the model was trained on.
+        detector: the face detector that found the training crops.
         normalization: pixel scaling.
-        calibration: logit to P(fake).
+        calibration: turns the logit into P(fake).
         operating_points: thresholds at stated error rates.
         bands: the verdict bands in force.
-        video: the same for scores of whole videos; None where that was not fitted.
-        int8: ranges of activations, by layer, where the model computes in int8 (`fakeface_jax.backends.int8`).
-        provenance: data, licences, command, versions, device: free-form, for people and reports.
-        metrics: per source, on the test split: free-form, for people and reports.
+        video: calibration and thresholds for scores of whole videos; None if they were not fitted.
+        int8: ranges of the activations, by layer, if the model computes in int8 (`fakeface_jax.backends.int8`).
+        provenance: data, licences, command, versions, device; free-form, for people and reports.
+        metrics: results per source on the test split; free-form, for people and reports.
     """
 
     name: str
@@ -91,13 +91,13 @@ class Bundle:
     """A loaded model.
 
     Attributes:
-        spec: what `bundle.json` says.
+        spec: the contents of `bundle.json`.
         weights: parameter path (joined by dots) to float array.
-        id: sha256 over weights and specification without its metrics; reports quote it.
-        path: where it was loaded from.
-        reference: uncalibrated logits of `fakeface_jax.backends.reference.probe_crops`, by JAX when the bundle was
-            saved, or in int8 where it computes so; None in bundles of older releases, and for networks that JAX alone
-            runs.
+        id: SHA-256 over the weights and the specification without its metrics; quoted in reports.
+        path: the directory that it was loaded from.
+        reference: uncalibrated logits of `fakeface_jax.backends.reference.probe_crops`, computed by JAX when the bundle
+            was saved, or in int8 if the model computes in int8; None in bundles of older releases, and for networks
+            that only JAX can run.
     """
 
     spec: BundleSpec
@@ -115,17 +115,17 @@ def save_bundle(
     card: str,
     dtype: np.dtype | type = np.float16,
 ) -> Bundle:
-    """Writes a bundle, complete or not at all.
+    """Writes a bundle, completely or not at all.
 
     Args:
-        directory: where to; an existing bundle there is replaced, unless it holds files of somebody else.
+        directory: the bundle's directory; an existing bundle is replaced, unless it contains other files.
         weights: parameter path to array.
-        card: the model card, Markdown.
-        dtype: what weights are stored as; half precision halves the file and moves a logit by less than 1e-2.
+        card: the model card, in Markdown.
+        dtype: type in which the weights are stored; half precision halves the file and moves a logit by less than 1e-2.
 
     Raises:
-        BundleError: the directory exists and is no bundle, or cannot be written; weights that are not finite, or too
-            large for `dtype`; a specification that JSON cannot hold.
+        BundleError: the directory exists and is not a bundle, or it cannot be written; weights are not finite, or too
+            large for `dtype`; JSON cannot represent the specification.
     """
     from safetensors.numpy import save
 
@@ -143,10 +143,10 @@ def save_bundle(
     try:
         document["sha256"] = _fingerprint(document)
     except (TypeError, ValueError) as error:
-        raise BundleError(f"{directory}: {SPEC} cannot hold this specification: {error}; correct it") from error
+        raise BundleError(f"{directory}: this specification cannot be written as JSON: {error}; correct it") from error
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside the target and renamed, so that a crash leaves the old bundle or the new one.
+        # Written beside the target and then renamed, so that a crash leaves either the old or the new bundle.
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             (temporary / WEIGHTS).write_bytes(data)
@@ -157,49 +157,53 @@ def save_bundle(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise BundleError(f"{directory}: cannot write the bundle: {error.strerror or error}") from error
+        raise BundleError(
+            f"{directory}: the bundle cannot be written: {error.strerror or error}; name another directory"
+        ) from error
     return load_bundle(directory)
 
 
 def _check_replaceable(directory: Path) -> None:
-    """Only what `save_bundle` writes is ever removed."""
+    """Refuses to replace anything that `save_bundle` did not write."""
     if not os.path.lexists(directory):
         return
     if not (directory / SPEC).is_file():
         raise BundleError(f"{directory}: exists and is not a bundle; name another directory")
     foreign = sorted({path.name for path in directory.iterdir()} - {WEIGHTS, SPEC, CARD})
     if foreign:
-        raise BundleError(f"{directory}: holds {foreign[0]}, which is no part of a bundle; name another directory")
+        raise BundleError(
+            f"{directory}: contains {foreign[0]}, which does not belong to a bundle; name another directory"
+        )
 
 
 def _stored(weights: Mapping[str, np.ndarray], dtype: np.dtype | type) -> dict[str, np.ndarray]:
     stored = {}
     for key, value in weights.items():
         with np.errstate(over="ignore"):
-            # order="C" and not ascontiguousarray, which turns a scalar into a vector.
+            # order="C" instead of ascontiguousarray, which turns a scalar into a vector.
             stored[key] = np.asarray(value).astype(dtype, order="C")
         if not np.isfinite(stored[key]).all():
-            raise BundleError(f"weight {key} is not finite as {np.dtype(dtype).name}; train again or store it wider")
+            raise BundleError(f"weight {key} is not finite as {np.dtype(dtype).name}; train again, or use a wider type")
     return stored
 
 
 def _reference(spec: BundleSpec, stored: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """What a backend will be checked by; None where JAX alone will run the network."""
+    """Returns the logits by which backends are checked; None if only JAX will run the network."""
     from fakeface_jax.backends.inference_layers import inference_layers
     from fakeface_jax.backends.reference import int8_logits, reference_logits
 
     weights = {key: np.asarray(value, np.float32) for key, value in stored.items()}
-    # Heads on a backbone, and fusions of networks, are what OpenVINO runs too.
+    # OpenVINO also runs heads on a backbone and fusions of networks.
     if spec.model.get("name") not in ("feature_probe", "experts") and inference_layers(spec.model, weights) is None:
         return None
     answer = reference_logits if spec.int8 is None else int8_logits
     logits = answer(spec, weights)
-    # A network that answers nothing but NaN says so itself; there is nothing to check others by.
+    # If a network's logits are NaN, its answers say so; there is nothing to check a backend by.
     return {"logits": [float(value) for value in logits]} if np.isfinite(logits).all() else None
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
-    """Renames twice, so that whatever fails leaves the old bundle or the new one, whole."""
+    """Renames twice, so that after any failure either the old or the new bundle is there and complete."""
     old = temporary.with_name(temporary.name + ".old")
     if directory.exists():
         directory.rename(old)
@@ -222,22 +226,22 @@ def load_bundle(path: str | os.PathLike[str] | None = None, *, medium: Medium = 
         medium: chooses the default.
 
     Raises:
-        BundleError: missing, damaged, or of a version this release cannot run.
+        BundleError: the bundle is missing, damaged, or of a version that this release cannot run.
     """
     path = DEFAULT_BUNDLES[medium] if path is None else _place(path)
     if not (path / SPEC).is_file():
         names = ", ".join(sorted(place.name for place in PRETRAINED.iterdir() if (place / SPEC).is_file()))
         raise BundleError(
             f"{path}: no bundle here ({SPEC} is missing); "
-            f"name a directory that holds one, or a model that ships: {names}"
+            f"name a bundle directory, or one of the bundled models: {names}"
         )
     try:
         document = json.loads((path / SPEC).read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise BundleError(f"{path}: {SPEC} does not describe a bundle; name a directory that holds one")
+            raise BundleError(f"{path}: {SPEC} does not describe a bundle; name a bundle directory")
         if document.get("format_version") != FORMAT_VERSION:
             raise BundleError(
-                f"{path}: bundle format {document.get('format_version')}, this release reads {FORMAT_VERSION}; "
+                f"{path}: bundle format {document.get('format_version')}, but this release reads {FORMAT_VERSION}; "
                 "install the release it was made with, or train it again"
             )
         data = (path / WEIGHTS).read_bytes()
@@ -246,19 +250,19 @@ def load_bundle(path: str | os.PathLike[str] | None = None, *, medium: Medium = 
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged bundle: {error}; get it again") from error
     if stated != fingerprint:
-        raise BundleError(f"{path}: {SPEC} was changed (sha256 differs); get the bundle again")
-    # The file's name is fixed: what the document calls it is for people.
+        raise BundleError(f"{path}: {SPEC} was changed (its SHA-256 differs); get the bundle again")
+    # The file's name is fixed; the one in the document is for readers.
     weights_sha256 = document["weights"].get("sha256") if isinstance(document.get("weights"), dict) else None
     if hashlib.sha256(data).hexdigest() != weights_sha256:
-        raise BundleError(f"{path}: {WEIGHTS} was changed (sha256 differs); get the bundle again")
+        raise BundleError(f"{path}: {WEIGHTS} was changed (its SHA-256 differs); get the bundle again")
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         weights = {key: np.asarray(value, np.float32) for key, value in load(data).items()}
     except SafetensorError as error:
-        raise BundleError(f"{path}: {WEIGHTS} is no safetensors file: {error}; get the bundle again") from error
-    # Measuring a model does not make it another one: what reports quote is the same before and after.
+        raise BundleError(f"{path}: {WEIGHTS} is not a safetensors file: {error}; get the bundle again") from error
+    # Measuring a model does not change it: the id in reports is the same before and after.
     identity = _fingerprint({key: value for key, value in document.items() if key not in ("metrics", "reference")})
     spec, reference = _parse_spec(document, path), _parse_reference(document, path)
     return Bundle(spec=spec, weights=weights, id=identity, path=path, reference=reference)
@@ -266,7 +270,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None, *, medium: Medium = 
 
 def _place(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
-    # A directory of the user goes before a model of that name.
+    # A directory of the user takes precedence over a bundled model of the same name.
     shipped = PRETRAINED / path
     return shipped if not path.exists() and len(path.parts) == 1 and (shipped / SPEC).is_file() else path
 

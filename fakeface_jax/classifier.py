@@ -1,6 +1,6 @@
-"""Face crops in, calibrated P(fake) and a verdict out.
+"""Turns face crops into calibrated P(fake) and verdicts.
 
-What computes is a backend (`fakeface_jax/backends/`); the answers are the same whichever it is.
+A backend (`fakeface_jax/backends/`) runs the network; the answers are the same for all backends.
 
 Example:
     >>> classifier = FaceClassifier.load()
@@ -34,10 +34,10 @@ class FaceScore:
     """One scored face.
 
     Attributes:
-        face: where it is in the picture.
+        face: the detected face.
         logit: calibrated logit; `p_fake` is its sigmoid.
         p_fake: calibrated probability in [0, 1] that the face is fake.
-        verdict: by the bundle's bands.
+        verdict: verdict by the bundle's bands.
     """
 
     face: Face
@@ -47,20 +47,20 @@ class FaceScore:
 
 
 class FaceClassifier:
-    """A bundle, ready to score.
+    """A bundle that is ready to score faces.
 
     Attributes:
-        bundle: from `load_bundle`.
-        spec: what the bundle says of itself.
-        backend: what runs the network; its `name` is that of the distribution.
+        bundle: the bundle, from `load_bundle`.
+        spec: the bundle's specification.
+        backend: the backend that runs the network; its `name` is that of its distribution.
 
     Args:
-        bundle: from `load_bundle`.
-        backend: `auto`, `openvino` or `jax`, see `fakeface_jax.backends.choice`.
+        bundle: the bundle, from `load_bundle`.
+        backend: `auto`, `openvino` or `jax`; see `fakeface_jax.backends.choice`.
 
     Raises:
-        BundleError: the network is unknown to this release, or the weights are not its own.
-        ConfigError: an unknown backend, or one that cannot run this network.
+        BundleError: this release does not know the network, or the weights belong to another one.
+        ConfigError: the backend is unknown, or it cannot run this network.
     """
 
     def __init__(self, bundle: Bundle, *, backend: BackendName = "auto") -> None:
@@ -74,22 +74,24 @@ class FaceClassifier:
         return cls(load_bundle(path, medium=medium))
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
-        """Uncalibrated logits of face crops made with `crop_face` and this bundle's `CropSpec`.
+        """Returns the uncalibrated logits of face crops made with `crop_face` and this bundle's `CropSpec`.
 
         Raises:
-            ConfigError: crops of another size than the model's, or not of whole numbers 0 to 255.
+            ConfigError: the crops have another size than the model's, or are not integers from 0 to 255.
         """
         if crops.dtype != np.uint8:
-            raise ConfigError(f"crops are {crops.dtype}, the model takes uint8 from 0 to 255, as crop_face makes them")
+            raise ConfigError(f"crops are {crops.dtype}; the model takes uint8 from 0 to 255, made with crop_face")
         size = self.spec.crop.size
         if crops.shape[1:] != (size, size, 3):
-            raise ConfigError(f"crops are {crops.shape[1:]}, the model takes {(size, size, 3)}")
+            raise ConfigError(
+                f"crops are {crops.shape[1:]}; the model takes {(size, size, 3)}, made with classifier.crop"
+            )
         return self.backend.logits(crops)
 
     def logits_function(self) -> tuple[Callable[[Any, Any], Any], Any]:
-        """A pure function `(state, crops) -> uncalibrated logits` and its state, for JAX to differentiate or compile.
+        """Returns a pure function `(state, crops) -> uncalibrated logits` and its state; JAX can differentiate it.
 
-        Crops are of `spec.crop.size`, 0 to 255 and not normalised; given as float32, they have a gradient.
+        Crops have the size `spec.crop.size` and values from 0 to 255, not normalised; as float32 they have a gradient.
         """
         jax = self._jax
         return jax.function, jax.state
@@ -116,20 +118,22 @@ class FaceClassifier:
 
     @functools.cached_property
     def _jax(self) -> JaxBackend:
-        """Made when a gradient is wanted: scoring alone need not import JAX. Threads that want it at the same time may
-        each make one; the last one stays."""
+        """Creates the JAX backend when a gradient is first wanted, so that scoring need not import JAX.
+
+        Threads that want it at the same time may each create one; the last one is kept.
+        """
         return self.backend if isinstance(self.backend, JaxBackend) else JaxBackend(self.bundle)
 
     def calibrated_logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
-        """Calibrated logits; their sigmoid is P(fake)."""
+        """Returns calibrated logits; their sigmoid is P(fake)."""
         return self.spec.calibration.logit(self.logits(crops)).astype(np.float32)
 
     def crop(self, image: UInt8[np.ndarray, "h w 3"], face: Face) -> UInt8[np.ndarray, "s s 3"]:
-        """The crop of one face that this model takes."""
+        """Returns the crop of one face as this model takes it."""
         return crop_face(image, face.box, self.spec.crop)
 
     def scores(self, faces: Sequence[Face], crops: UInt8[np.ndarray, "n s s 3"]) -> list[FaceScore]:
-        """Scores of faces whose crops were cut with `crop`, in order."""
+        """Scores faces whose crops were made with `crop`, in order."""
         found = []
         logits = self.calibrated_logits(crops).astype(np.float64)
         for face, logit, p_fake in zip(faces, logits.tolist(), sigmoid(logits).tolist(), strict=True):
@@ -137,7 +141,7 @@ class FaceClassifier:
         return found
 
     def score_faces(self, image: UInt8[np.ndarray, "h w 3"], faces: Sequence[Face]) -> list[FaceScore]:
-        """Crops and scores the given faces of one RGB picture."""
+        """Crops and scores the given faces of an RGB picture."""
         size = self.spec.crop.size
         crops = np.zeros((len(faces), size, size, 3), np.uint8)
         for index, face in enumerate(faces):
@@ -145,5 +149,5 @@ class FaceClassifier:
         return self.scores(faces, crops)
 
     def score_whole_image(self, image: UInt8[np.ndarray, "h w 3"]) -> FaceScore:
-        """Scores a picture that is itself a face crop: its largest centred square is what the model sees."""
+        """Scores a picture that is itself a face crop: the model sees its largest centred square."""
         return self.score_faces(image, [Face(box=whole_image_box(image), confidence=1.0)])[0]

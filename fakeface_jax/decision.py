@@ -1,8 +1,8 @@
-"""From a model's raw logit to a probability and a verdict.
+"""Turns a model's raw logit into a probability and a verdict.
 
 A score becomes a verdict through operating points: thresholds chosen at a stated error rate, on a split that neither
-training nor testing touched. Between them the answer is `inconclusive`. Fitting is in `evaluation/calibration.py`;
-here is only what every scored face needs.
+training nor testing used. Between the thresholds the verdict is `inconclusive`. Fitting is in
+`evaluation/calibration.py`; this module has only what scoring needs.
 
 Example:
     >>> bands = VerdictBands(real_below=0.2, fake_from=0.8)
@@ -23,25 +23,25 @@ from fakeface_jax.labels import Verdict
 
 
 def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """The logistic function, without overflow for large negative logits; a scalar is an array of no axes."""
+    """Computes the logistic function without overflow for large negative logits; a scalar is an array without axes."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
 def log_odds(p_fake: float) -> float:
-    """The logit of a probability in [0, 1], cut off at 12 logits either way so that certainty stays finite."""
+    """Returns the logit of a probability in [0, 1], limited to 12 in either direction so that it stays finite."""
     return float(np.clip(np.log(max(p_fake, 1e-12)) - np.log1p(-min(p_fake, 1 - 1e-12)), -12.0, 12.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """P(fake) = sigmoid(scale * logit + bias): Platt scaling (Platt, 1999); bias 0 makes it temperature scaling.
+    """Platt scaling, P(fake) = sigmoid(scale * logit + bias) (Platt, 1999); with bias 0 it is temperature scaling.
 
     Attributes:
         scale: positive, so that calibration never changes the order of two scores.
-        bias: shift in logits.
+        bias: added to the scaled logit.
         method: `platt`, `temperature`, or `none` for a model whose scores were never calibrated.
-        split: the split it was fitted on.
-        samples: how many faces it was fitted on.
+        split: the split on which it was fitted.
+        samples: number of faces on which it was fitted.
     """
 
     scale: float = 1.0
@@ -52,29 +52,31 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and np.isfinite(self.bias) and self.scale > 0):
-            raise ConfigError(f"a calibration needs a positive scale and a finite bias, not {self.scale}, {self.bias}")
+            raise ConfigError(
+                f"a calibration needs a positive scale and a finite bias; got {self.scale} and {self.bias}"
+            )
 
     def logit(self, logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        """Calibrated logits; `sigmoid` of them is P(fake)."""
+        """Returns calibrated logits; their sigmoid is P(fake)."""
         return np.asarray(self.scale * logits + self.bias)
 
     def __call__(self, logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        """P(fake) in [0, 1]."""
+        """Returns P(fake) in [0, 1]."""
         return sigmoid(self.logit(logits))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """A threshold on P(fake), with the error rate it was chosen for.
+    """A threshold on P(fake) and the error rate for which it was chosen.
 
     Attributes:
-        kind: `fpr` where real faces at or above the threshold are the error, `fnr` where fakes below it are.
-        rate: the error rate it was chosen for, in [0, 1].
+        kind: `fpr` if the errors are real faces at or above the threshold, `fnr` if they are fakes below it.
+        rate: the error rate for which it was chosen, in [0, 1].
         threshold: P(fake), in [0, 1].
         rate_low: lower end of the 95 % interval of the true error rate at this threshold.
-        rate_high: upper end.
-        split: the split it was chosen on.
-        samples: how many faces of the class concerned that split had.
+        rate_high: upper end of that interval.
+        split: the split on which it was chosen.
+        samples: number of faces of the class concerned in that split.
     """
 
     kind: Literal["fpr", "fnr"]
@@ -88,12 +90,12 @@ class OperatingPoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerdictBands:
-    """Below `real_below` the verdict is real, from `fake_from` on it is fake, in between nothing is claimed.
+    """The limits of the verdicts: real below `real_below`, fake from `fake_from` on, inconclusive in between.
 
     Attributes:
         real_below: P(fake), at most `fake_from`.
         fake_from: P(fake).
-        reason: in words, which operating points these are.
+        reason: the operating points that these are, in words.
     """
 
     real_below: float
@@ -102,10 +104,12 @@ class VerdictBands:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.real_below <= self.fake_from <= 1.0:
-            raise ConfigError(f"verdict bands need 0 <= {self.real_below} <= {self.fake_from} <= 1")
+            raise ConfigError(
+                f"verdict bands need 0 <= real_below <= fake_from <= 1; got {self.real_below} and {self.fake_from}"
+            )
 
     def decide(self, p_fake: float) -> Verdict:
-        """The verdict for one calibrated score."""
+        """Returns the verdict for one calibrated score."""
         if p_fake >= self.fake_from:
             return Verdict.FAKE
         return Verdict.REAL if p_fake < self.real_below else Verdict.INCONCLUSIVE
@@ -113,14 +117,14 @@ class VerdictBands:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoDecision:
-    """From the score of a whole video to P(fake) and a verdict: an average errs otherwise than a single face.
+    """Turns the score of a whole video into P(fake) and a verdict: an average has other errors than a single face.
 
     Attributes:
-        rule: the aggregation rule this was fitted for; scores of another one need their own.
-        calibration: of the aggregated logit.
+        rule: the aggregation rule for which it was fitted; scores of another rule need another calibration.
+        calibration: calibration of the aggregated logit.
         operating_points: thresholds at stated error rates of videos.
         bands: the verdict bands in force.
-        fitted_on: in words, which videos.
+        fitted_on: the videos on which it was fitted, in words.
     """
 
     rule: str

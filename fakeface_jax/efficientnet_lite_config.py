@@ -1,6 +1,6 @@
-"""The shape of EfficientNet-Lite (Tan and Le, 2019), which the Flax module and the other runtimes share.
+"""The shape of EfficientNet-Lite (Tan and Le, 2019), shared by the Flax module and the other runtimes.
 
-It imports nothing heavy: a process that only scores builds the network from this without JAX.
+Its imports are light, so that a process that only scores can build the network without JAX.
 
 Example:
     >>> [len(blocks) for blocks in lite_stages(0)]
@@ -16,7 +16,7 @@ STEM = 32
 """Channels of the first convolution."""
 
 HEAD = 1280
-"""Channels of the last convolution: what the classifier sees."""
+"""Channels of the last convolution, which the classifier sees."""
 
 EPSILON = 1e-3
 """Added to variances by batch normalisation, as in the published weights."""
@@ -31,10 +31,10 @@ class LiteBlock:
 
     Attributes:
         kernel: side of the depthwise filter.
-        stride: of the depthwise filter.
-        expansion: factor of channels inside; with 1 there is no expanding convolution.
-        inputs: channels.
-        outputs: channels.
+        stride: stride of the depthwise filter.
+        expansion: factor by which the channels are expanded inside; with 1 there is no expanding convolution.
+        inputs: number of input channels.
+        outputs: number of output channels.
     """
 
     kernel: int
@@ -45,7 +45,7 @@ class LiteBlock:
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the result."""
+        """True if the input is added to the result."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
@@ -61,11 +61,11 @@ _STAGES = (
 )
 
 STRIDES = tuple(stage[1] for stage in _STAGES)
-"""Of each stage's first block."""
+"""Stride of each stage's first block."""
 
 
 def lite_stages(variant: int) -> list[list[LiteBlock]]:
-    """The blocks of each of the seven stages of EfficientNet-Lite 0, 1 or 2."""
+    """Returns the blocks of each of the seven stages of EfficientNet-Lite 0, 1 or 2."""
     width, depth = SCALES[variant]
     inputs, stages = STEM, []
     for index, (kernel, stride, expansion, channels, repeats) in enumerate(_STAGES):

@@ -1,9 +1,9 @@
-"""Where in a face crop the score comes from.
+"""Shows which parts of a face crop its score comes from.
 
 Integrated gradients (Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017): the gradient of
-the logit is averaged on the way from a blurred crop, in which no trace of a manipulation is left, to the crop itself,
-and multiplied by what the blur took away. It needs nothing of a network but its gradient, so it serves every network
-that a bundle can hold. What it shows is what this network looked at, which is no proof that the place is manipulated.
+the logit is averaged on a straight path from a blurred crop, which has no traces of a manipulation, to the crop itself,
+and multiplied by what the blur removed. Only the network's gradient is needed, so it works for every network that a
+bundle can contain. The map shows where this network looked; it does not prove that this region is manipulated.
 
 Example:
     >>> heat = heatmap(classifier, crops)          # [n, s, s], 0 to 1
@@ -26,17 +26,17 @@ from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import ConfigError
 
 STEPS = 8
-"""Gradients per crop. The sum of the attributions then misses the change of the logit by some per cent, which no eye
-sees in a blurred map."""
+"""Gradients per crop. With this many, the attributions sum to the change of the logit within a few per cent, a
+difference that is invisible in a blurred map."""
 
 _BLURRED = 1 / 10
-"""Standard deviation of the blur that the way begins with, in sides of the crop: light stays, features go."""
+"""Standard deviation of the blur at the start of the path, in sides of the crop: light stays, features vanish."""
 
 _ROUNDING = 1e-2
-"""Grey levels, of 255, below which a difference is the blur's arithmetic."""
+"""Grey levels, of 255, below which a difference comes from the arithmetic of the blur."""
 
 _SMOOTHED = 1 / 32
-"""The same for the map itself: single pixels of a gradient are noise."""
+"""Standard deviation of the blur of the map itself, in sides of the crop: single pixels of a gradient are noise."""
 
 
 def attributions(
@@ -49,21 +49,21 @@ def attributions(
 
     Args:
         classifier: the model.
-        crops: made with `classifier.crop`.
-        steps: gradients per crop, at least 1.
+        crops: crops made with `classifier.crop`.
+        steps: number of gradients per crop, at least 1.
 
     Raises:
-        ConfigError: crops of another size than the model's, or no step.
+        ConfigError: the crops have another size than the model's, or `steps` is below 1.
     """
     size = classifier.spec.crop.size
     if crops.shape[1:] != (size, size, 3):
-        raise ConfigError(f"crops are {crops.shape[1:]}, the model takes {(size, size, 3)}")
+        raise ConfigError(f"crops are {crops.shape[1:]}; the model takes {(size, size, 3)}, made with classifier.crop")
     if steps < 1:
-        raise ConfigError(f"{steps} steps of integrated gradients; at least 1 is needed")
+        raise ConfigError(f"integrated gradients need at least 1 step; got {steps}")
     found = np.zeros(crops.shape[:3], np.float32)
     logits, state = classifier.explained_function()
     for index, crop in enumerate(crops):
-        # One picture at a time: a single program is compiled whatever their number, and on CPUs it is no slower.
+        # One picture at a time: one program is compiled for any number of pictures, and on CPUs this is not slower.
         end = crop.astype(np.float32)
         way = end - _blurred(end, _BLURRED)
         way[np.abs(way) < _ROUNDING] = 0.0
@@ -76,18 +76,19 @@ def attributions(
 
 
 def heatmap(classifier: FaceClassifier, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n s s"]:
-    """Which parts of each crop moved its score, in either direction.
+    """Returns a map of the parts of each crop that moved its score, in either direction.
 
     Args:
         classifier: the model.
-        crops: made with `classifier.crop`.
+        crops: crops made with `classifier.crop`.
 
     Returns:
-        0 to 1; 1 is the place of a crop that counted most, so crops cannot be compared by it. All 0 for a crop in
-        which no place counted, such as one of a single colour.
+        Values from 0 to 1; 1 is the part of a crop that counted most, so maps of different crops cannot be compared.
+        All
+            0 for a crop in which no part counted, such as one of a single colour.
 
     Raises:
-        ConfigError: crops of another size than the model's.
+        ConfigError: the crops have another size than the model's.
     """
     heat = np.abs(attributions(classifier, crops))
     for index, one in enumerate(heat):

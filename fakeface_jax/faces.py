@@ -1,4 +1,4 @@
-"""Where the faces are, and the one crop that training and scoring share.
+"""Face boxes and the one crop that training and scoring share.
 
 Detectors return boxes in pixels of the picture they were given. `crop_face` cuts every face that this project trains
 on or scores, so that a model never sees in use a crop it was not trained on.
@@ -20,7 +20,7 @@ from jaxtyping import Float32, Float64, UInt8
 from fakeface_jax.errors import ConfigError
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels of the original picture, x1 and y1 exclusive."""
+"""x0, y0, x1, y1 in pixels of the original picture; x1 and y1 are exclusive."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class Face:
     """One detected face.
 
     Attributes:
-        box: inside the picture, in its pixels.
-        confidence: the detector's own, in [0, 1]; not comparable between detectors.
+        box: box inside the picture, in pixels.
+        confidence: the detector's confidence in [0, 1]; not comparable between detectors.
         landmarks: five (x, y) points in pixels of the picture (left eye, right eye, nose, left and right corner of
-            the mouth, as seen in the picture), or None where the detector has none.
+            the mouth, as seen in the picture), or None if the detector finds none.
     """
 
     box: Box
@@ -40,29 +40,29 @@ class Face:
 
     @property
     def size(self) -> float:
-        """The longer side of the box, in pixels."""
+        """Returns the longer side of the box, in pixels."""
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces in one picture. Implementations are safe to call from several threads."""
+    """A detector of faces in one picture. Implementations are safe to call from several threads."""
 
     name: str
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """All faces of an RGB picture, the largest first; an empty list when there is none."""
+        """Returns all faces of an RGB picture, the largest first; an empty list if there are none."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CropSpec:
-    """How a face is cut out; stored in every data set and bundle.
+    """The geometry of a face crop; stored in every data set and bundle.
 
     Attributes:
         size: side of the square crop in pixels.
-        margin: side of the cut square relative to the longer side of the face box. 1.3 is what FaceForensics++,
-            DeepfakeBench and MesoNet use.
+        margin: side of the square relative to the longer side of the face box. FaceForensics++, DeepfakeBench and
+            MesoNet use 1.3.
     """
 
     size: int = 150
@@ -70,35 +70,36 @@ class CropSpec:
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
-            raise ConfigError(f"crop size {self.size} is not between 16 and 1024 pixels")
+            raise ConfigError(f"crop size {self.size}: must be between 16 and 1024 pixels")
         if not 1.0 <= self.margin <= 3.0:
-            raise ConfigError(f"crop margin {self.margin} is not between 1 and 3")
+            raise ConfigError(f"crop margin {self.margin}: must be between 1 and 3")
 
 
 def crop_face(image: UInt8[np.ndarray, "h w 3"], box: Box, spec: CropSpec) -> UInt8[np.ndarray, "s s 3"]:
-    """Cuts a square around a box and scales it.
+    """Cuts a square around a box and resizes it.
 
-    The square is `margin` times the longer side of the box, shrunk to the picture where it is larger, and moved inside
-    where it sticks out: a crop holds only pixels of the picture, no invented border that could give a source away.
+    The side is `margin` times the longer side of the box, at most the shorter side of the picture, and the square is
+    moved inside the picture where it extends beyond it. A crop contains only pixels of the picture: an invented border
+    could give a source away.
 
     Args:
         image: RGB, 0 to 255.
         box: x0, y0, x1, y1 in pixels.
 
     Returns:
-        RGB, `spec.size` square; area averaging where it shrinks, bilinear where it grows.
+        RGB square with the side `spec.size`; area averaging when it shrinks, bilinear interpolation when it grows.
     """
     left, top, side = crop_square(image.shape[:2], box, spec)
     square = image[top : top + side, left : left + side]
     if side == spec.size:
-        # A copy: the caller may write into a crop, and the picture may be large.
+        # Copied, because the caller may write into a crop, and because a view would keep a large picture alive.
         return square.copy()
     interpolation = cv2.INTER_AREA if side > spec.size else cv2.INTER_LINEAR
     return cv2.resize(square, (spec.size, spec.size), interpolation=interpolation)
 
 
 def crop_square(shape: tuple[int, int], box: Box, spec: CropSpec) -> tuple[int, int, int]:
-    """The square that `crop_face` cuts from a picture of a shape (height, width): left, top, side, in whole pixels."""
+    """Returns the square that `crop_face` cuts from a picture of shape (height, width): left, top, side, in pixels."""
     height, width = shape
     x0, y0, x1, y1 = box
     side = round(max(x1 - x0, y1 - y0) * spec.margin)
@@ -109,42 +110,42 @@ def crop_square(shape: tuple[int, int], box: Box, spec: CropSpec) -> tuple[int, 
 
 
 def landmarks_in_crop(shape: tuple[int, int], face: Face, spec: CropSpec) -> Float32[np.ndarray, "5 2"]:
-    """A face's five landmarks as (x, y) in pixels of its crop; NaN where the detector has none.
+    """Returns a face's five landmarks as (x, y) in pixels of its crop; NaN if the detector found none.
 
     Args:
         shape: height and width of the picture.
-        face: as the detector found it in that picture.
+        face: the face that the detector found in that picture.
     """
     if face.landmarks is None:
         return np.full((5, 2), np.nan, np.float32)
     left, top, side = crop_square(shape, face.box, spec)
-    # Pixel centres lie at whole numbers: the outer edges of the square are what resizing keeps.
+    # Pixel centres lie at integers: resizing keeps the outer edges of the square.
     points = (np.asarray(face.landmarks, np.float64) - (left, top) + 0.5) * (spec.size / side) - 0.5
     return points.astype(np.float32)
 
 
 def sharpness(crop: UInt8[np.ndarray, "s s 3"]) -> float:
-    """How much fine detail a crop has, whatever its size, its light and its contrast.
+    """Measures how much fine detail a crop has, independently of its size, light and contrast.
 
-    The variance of the Laplacian (Pech-Pacheco et al., 2000) of its brightness at 112 pixels, as a share of the
-    variance of the brightness itself. Faces in focus have .05 to .25; 0 for a plain crop.
+    The measure is the variance of the Laplacian (Pech-Pacheco et al., 2000) of the brightness at 112 pixels, as a share
+    of the variance of the brightness itself. Faces in focus have .05 to .25; a uniform crop has 0.
     """
     grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (112, 112), interpolation=cv2.INTER_AREA)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var() / max(float(grey.var()), 1.0))
 
 
 def whole_image_box(image: UInt8[np.ndarray, "h w 3"]) -> Box:
-    """The box of a picture that is itself a face crop: `crop_face` then takes the largest centred square."""
+    """Returns the box of a picture that is itself a face crop: `crop_face` then takes the largest centred square."""
     return (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
 
 
 def largest_first(faces: list[Face]) -> list[Face]:
-    """Faces in the order in which detectors return them."""
+    """Sorts faces in the order in which detectors return them."""
     return sorted(faces, key=lambda face: -face.size)
 
 
 def clip_box(box: Float32[np.ndarray, 4] | Float64[np.ndarray, 4], width: int, height: int) -> Box | None:
-    """The box inside the picture; None where nothing, or something that is no number, is left of it."""
+    """Clips a box to the picture; returns None if nothing of it is left, or if a coordinate is not a number."""
     if not np.isfinite(box).all():
         return None
     x0, x1 = np.clip(box[[0, 2]], 0, width).tolist()

@@ -1,7 +1,7 @@
-"""Bytes or a path in, one upright RGB picture out: the only image decoder of the project.
+"""Reads one upright RGB picture from bytes or a path: the only image decoder of the project.
 
-Pillow decodes, because it reports truncated files (OpenCV fills them with grey and says nothing) and because it reads
-the header first, so that a decompression bomb is refused before memory is taken.
+Pillow decodes, because it reports truncated files (OpenCV silently fills them with grey) and because it reads the
+header first, so that a decompression bomb is refused before memory is allocated.
 
 Example:
     >>> image = read_image("portrait.jpg")
@@ -25,10 +25,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fakeface_jax.errors import DecodeError, LimitExceeded, MediaError, OpenError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"})
-"""File name endings that are taken for images when a directory is searched."""
+"""File name endings that are treated as images when a directory is searched."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
-"""What is decoded, whatever the file is called: Pillow would also hand PostScript to an interpreter."""
+"""Formats that are decoded, whatever the file's ending: Pillow would also pass PostScript to an interpreter."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: 100 megapixels decode to 300 MB."""
@@ -37,63 +37,64 @@ MAX_BYTES = 256 * 2**20
 """Larger files are refused before they are read."""
 
 MIN_SIDE = 16
-"""Smaller pictures hold no face that anything could be said about."""
+"""Smaller pictures are refused: they cannot contain a face that can be judged."""
 
 
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Reads one still image from a file.
 
     Returns:
-        RGB, values 0 to 255, upright (EXIF orientation applied). Alpha is shown on white, grey and CMYK are converted,
-        16-bit grey keeps its 8 most significant bits. Damaged EXIF data is ignored: the picture counts.
+        RGB, values from 0 to 255, upright (EXIF orientation applied). Alpha is shown on white, grey and CMYK are
+        converted, 16-bit grey keeps its 8 most significant bits. Damaged EXIF data is ignored, because the pixels are
+        intact.
 
     Raises:
-        OpenError: missing, a directory, a device, unreadable, empty, or of no known image format.
-        DecodeError: truncated or damaged, or several pictures in one file (animations).
-        LimitExceeded: over `MAX_PIXELS` or `MAX_BYTES`, or under `MIN_SIDE`.
+        OpenError: the file is missing, a directory, a device, unreadable, empty, or not of a known image format.
+        DecodeError: the file is truncated or damaged, or contains several pictures (an animation).
+        LimitExceeded: the picture is over `MAX_PIXELS` or `MAX_BYTES`, or under `MIN_SIDE`.
     """
     return decode_image(read_image_file(path), source=path)
 
 
 def read_image_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of an image file, for callers that need them beside the picture; read once, so that both agree.
+    """Reads the bytes of an image file, for callers that need them beside the picture: read once, so that both agree.
 
     Raises:
-        OpenError, LimitExceeded: as `read_image`.
+        OpenError, LimitExceeded: as in `read_image`.
     """
     if not os.fspath(path):
-        raise OpenError("(an empty name)", "names no file", "check the path")
+        raise OpenError("(an empty name)", "is not a file name", "check that the shell variable is set")
     path = Path(path)
     try:
         if path.is_dir():
             raise OpenError(path, "is a directory", "name the files, or use a command that takes directories")
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            # A named pipe would be waited for without end.
+            # Opening a named pipe could wait for ever.
             raise OpenError(path, "is not a regular file", "copy it to a file, or pipe it into fakeface classify -")
         size = status.st_size
         if size > MAX_BYTES:
-            raise LimitExceeded(path, f"{size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20} MiB", "make it smaller")
+            raise LimitExceeded(path, f"{size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20} MiB", "shrink it")
         with path.open("rb") as file:
-            # A file may have grown since.
+            # The file may have grown since its size was read.
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise LimitExceeded(path, f"more than {MAX_BYTES // 2**20} MiB", "make it smaller")
+            raise LimitExceeded(path, f"more than {MAX_BYTES // 2**20} MiB", "shrink it")
     except FileNotFoundError:
         raise OpenError(path, "no such file", "check the path") from None
     except ValueError:
-        raise OpenError(path, "no such file: a name cannot hold this character", "check the path") from None
+        raise OpenError(path, "no such file: a file name cannot contain this character", "check the path") from None
     except OSError as error:
         raise OpenError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
     return data
 
 
 def decode_image(data: bytes, *, source: object = "<bytes>") -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes one still image from bytes; see `read_image` for what comes back and what is raised.
+    """Decodes one still image from bytes; see `read_image` for the result and the errors.
 
     Args:
-        data: a whole image file.
-        source: what error messages call it.
+        data: the bytes of a whole image file.
+        source: name of the image in error messages.
     """
     if not data:
         raise OpenError(source, "the file is empty", "copy or download it again")
@@ -107,9 +108,10 @@ def decode_image(data: bytes, *, source: object = "<bytes>") -> UInt8[np.ndarray
         raise OpenError(source, "not an image that can be read", remedy) from None
     except Image.DecompressionBombError as error:
         problem = f"far more than {MAX_PIXELS // 10**6} megapixels"
-        raise LimitExceeded(source, problem, "make it smaller") from error
+        raise LimitExceeded(source, problem, "shrink it") from error
     except Exception as error:
-        # Pillow's plug-ins raise whatever their parsing stumbles over: OSError, SyntaxError, struct.error, KeyError...
+        # Pillow's plug-ins raise any exception that their parsers run into: OSError, SyntaxError, struct.error,
+        # KeyError...
         problem = f"damaged image: {error or type(error).__name__}"
         raise DecodeError(source, problem, "copy or download it again") from error
 
@@ -157,16 +159,16 @@ def from_pillow(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """Pillow's picture of a file of which only the header was read; for facts about the file, not for its pixels."""
+    """Opens a picture and reads only its header; for facts about the file, not for its pixels."""
     with _quiet:
         return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 class _Quiet:
-    """Silences Pillow's warnings while pictures are decoded: what matters is raised, the rest helps nobody.
+    """Silences Pillow's warnings while pictures are decoded: serious problems are raised as errors anyway.
 
-    `warnings.catch_warnings` belongs to the process, and threads that overlap in it leave it changed. So the first
-    thread to enter silences, and the last one to leave restores.
+    `warnings.catch_warnings` changes the whole process, and overlapping threads would leave it changed. So the first
+    thread that enters silences the warnings, and the last one that leaves restores them.
     """
 
     def __init__(self) -> None:
@@ -179,7 +181,7 @@ class _Quiet:
             if self._users == 0:
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
-                # Our own limit decides about large pictures, and damaged metadata does not spoil a picture.
+                # Our own limit decides about large pictures, and damaged metadata does not make a picture unusable.
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self._users += 1
 
@@ -197,15 +199,17 @@ def _to_rgb(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w 3"]:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise LimitExceeded(
-            source, f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels", "make it smaller"
+            source, f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels", "shrink it"
         )
     if min(width, height) < MIN_SIDE:
         raise LimitExceeded(source, f"{width} x {height} pixels, too small to hold a face", "use a larger picture")
-    # An MPO file is a phone's JPEG with its depth or preview picture behind it: the first one is the photograph.
+    # An MPO file is a phone's JPEG followed by its depth map or preview; the first picture is the photograph.
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":
         raise DecodeError(
-            source, f"holds {frames} pictures", "score it as a video: fakeface score, or save one of them"
+            source,
+            f"contains {frames} pictures",
+            "score it as a video with fakeface score, or save one of them as a picture",
         )
     picture.load()
     picture = _upright(picture)
@@ -223,15 +227,15 @@ def _to_rgb(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w 3"]:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # EXIF data that cannot be parsed says nothing about the orientation
+    except Exception:  # damaged EXIF data does not tell the orientation
         return picture
 
 
 def _eight_bits(picture: Image.Image, source: object) -> UInt8[np.ndarray, "h w"]:
     deep = np.asarray(picture).astype(np.int64)
     if picture.mode != "I" or 255 < deep.max() < 2**16:
-        # Mode I is 32 bits wide and states no white point: only the values tell 8 bits from 16.
+        # Mode I is 32 bits wide without a stated white point: only the values tell 8 bits from 16.
         deep >>= 8
     if deep.min() < 0 or deep.max() > 255:
-        raise DecodeError(source, "integers beyond 16 bits", "convert it to 8-bit JPEG or PNG")
+        raise DecodeError(source, "values beyond 16 bits", "convert it to 8-bit JPEG or PNG")
     return deep.astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Which number means what: the only place that says so.
+"""The meaning of label numbers: this module is the only place that defines it.
 
-Fake is the positive class, 1. Directory names are mapped by meaning, never by alphabetical order, because
+Fake is the positive class, 1. Directory names are mapped by meaning and never by alphabetical order, because
 `flow_from_directory` on `fake/` and `real/` silently makes real the positive class.
 
 Example:
@@ -26,7 +26,7 @@ class Label(enum.IntEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What is said about an input that could be read."""
+    """The possible verdicts on an input that could be read."""
 
     REAL = "real"
     FAKE = "fake"
@@ -46,15 +46,15 @@ _WORDS = {
 
 
 def parse_label(word: str | int) -> Label:
-    """The label a folder name or a table cell stands for.
+    """Returns the label that a folder name or a table cell stands for.
 
     Args:
-        word: `real`, `fake`, ciplab's `training_real` and `training_fake`, or 0 and 1 with fake = 1; any case.
+        word: `real`, `fake`, ciplab's `training_real` and `training_fake`, or 0 and 1 with fake = 1; in any case.
 
     Raises:
-        DataError: any other word; nothing is guessed.
+        DataError: any other word; it is not guessed.
     """
     label = _WORDS.get(str(word).strip().lower())
     if label is None:
-        raise DataError(f"{word!r} names neither real nor fake; known: {', '.join(sorted(_WORDS))}")
+        raise DataError(f"{word!r} is not a label; use one of {', '.join(sorted(_WORDS))}")
     return label

@@ -1,4 +1,4 @@
-"""OpenVINO, which computes networks on a CPU: the one place that imports it, and what all networks are compiled with.
+"""The only module that imports OpenVINO, which runs networks on a CPU, and the settings that all networks share.
 
 Example:
     >>> compiled = openvino_core().compile_model(model, "CPU", {**CPU_SETTINGS, "PERFORMANCE_HINT": "LATENCY"})
@@ -11,19 +11,19 @@ import threading
 from typing import Any
 
 CPU_SETTINGS = {
-    # bfloat16 and float16, which newer CPUs would get by default, move a logit by 1e-2.
+    # Newer CPUs would compute in bfloat16 or float16 by default, which moves a logit by 1e-2.
     "INFERENCE_PRECISION_HINT": "f32",
-    # Others (a decoder, a detector, another process) use the same cores.
+    # Other threads and processes (a decoder, a detector) use the same cores.
     "ENABLE_CPU_PINNING": False,
 }
 
 
 def import_openvino() -> Any:
-    """The module `openvino`, without its converter. Nothing else here may import it.
+    """Imports `openvino` without its model converter. No other code in this project may import it.
 
-    `import openvino` imports its model converter too, and that reports every import to a web analytics service unless
-    the user has opted out. This project's users must be able to rely on it that nothing leaves their machine. OpenVINO
-    itself does without the converter where it cannot be imported, and so starts in a quarter of the time.
+    `import openvino` also imports its model converter, which reports every import to a web analytics service unless the
+    user has opted out. Users of this project rely on nothing leaving their machine. OpenVINO works without the
+    converter if it cannot be imported, and then starts in a quarter of the time.
     """
     module = "openvino.tools.ovc"
     if "openvino" in sys.modules or module in sys.modules:
@@ -34,7 +34,7 @@ def import_openvino() -> Any:
     try:
         import openvino
     finally:
-        sys.modules.pop(module, None)  # for those who want it
+        sys.modules.pop(module, None)  # so that others can import it
     return openvino
 
 
@@ -43,15 +43,16 @@ _making = threading.Lock()
 
 
 def openvino_core() -> Any:
-    """The one `openvino.Core` of this process, which lives as long as it does; for any thread.
+    """Returns the only `openvino.Core` of this process, which lives as long as the process; safe in any thread.
 
-    Its plug-in gives the thread that makes it a stack of its own for signals (on processors whose registers do not fit
-    the usual one), and takes back whichever it found when it goes. Where two of them go in another order than they
-    came, that stack has been freed, and the next signal, a Ctrl-C for one, is a segmentation fault.
+    On processors whose registers exceed the usual signal stack, the CPU plug-in gives the creating thread a signal
+    stack of its own, and restores the previous one when it is destroyed. If two cores are destroyed in another order
+    than they were created, the restored stack has already been freed, and the next signal, such as Ctrl-C, is a
+    segmentation fault.
 
     Raises:
-        ImportError: OpenVINO is not installed, or its library does not load here.
-        RuntimeError, OSError: it does not work here.
+        ImportError: OpenVINO is not installed, or its library cannot be loaded on this machine.
+        RuntimeError, OSError: OpenVINO does not work on this machine.
     """
     global _core
     with _making:

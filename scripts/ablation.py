@@ -1,12 +1,12 @@
-"""What each part of the training recipe contributes: it is trained without each, and measured on the validation split.
+"""Trains the recipe without each of its parts and measures the result on the validation split.
 
     make ablation
     python scripts/ablation.py --data runs/data/fake_faces/faces-160 --output runs/ablation --epochs 1 -- \
         --model efficientnet_lite0 --init-from imagenet ...
 
-What stands behind `--` are options of `fakeface train`, the whole recipe. A run that is finished is not repeated, and
-one that was interrupted goes on. Prints a Markdown table of AUC: over all sources with its interval, per source, and
-of degraded crops.
+The options after `--` are those of `fakeface train`; together they are the whole recipe. A finished run is not
+repeated, and an interrupted one is continued. Prints a Markdown table of AUC: over all sources with its interval, per
+source, and for degraded crops.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ VARIANTS: dict[str, list[str]] = {
     "without up-sampled faces": _NO_UP,
     "without any of these": [*_NO_DEGRADATION, *_NO_BLEND, *_NO_UP],
 }
-"""Options that take one thing out of the recipe; of an option that is given twice, the last one holds."""
+"""Options that remove one part of the recipe; if an option is given twice, the last one counts."""
 
 DEGRADATIONS = ("JPEG 40", "JPEG 10", "blur 2", "resize by half", "noise 0.05")
 
 
 def main() -> None:
-    """Trains what is missing, measures all, prints the table."""
+    """Trains the missing runs, measures all of them and prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -66,7 +66,7 @@ def _fakeface(*words: str) -> None:
 
 def _table(found: dict[str, Any], epochs: int) -> str:
     first = next(iter(found.values()))
-    # A source of fakes alone has no area of its own.
+    # A source that has only fakes has no AUC of its own.
     sources = [name for name, one in first["sources"].items() if one["metrics"]["auc"]["value"] is not None]
     columns = ["", "all sources", *sources, *DEGRADATIONS]
     lines = [

@@ -1,14 +1,14 @@
-"""Measures speed as ratios in one run: ours and peers that do the same work take turns; medians and ranges of rounds.
+"""Measures speed as ratios within one run: our code and that of peers alternate; medians and ranges over rounds.
 
     make benchmark
     python scripts/benchmark.py training --peers --rounds 7 --output docs/performance.json
     python scripts/benchmark.py table docs/performance.json --into docs/performance.md
 
 Sections: `training` (one step), `pipeline` (training from end to end), `inference`, `video`, `startup`, `memory` and
-`gpu`; each module of `scripts/benchmarks/` says what it compares and how. `all` runs them one after another. Everybody
-has the same two cores. A contender works while all others stand still, and the order turns from round to round.
-`--peers` needs the environment that `make peers` builds. Progress goes to standard error, results to standard output,
-and with `--output` into a file, whose other sections stay as they are.
+`gpu`; each module of `scripts/benchmarks/` says what it compares and how. `all` runs them one after another. All
+contenders have the same two cores. Only one contender runs at a time, and the order rotates from round to round.
+`--peers` needs the environment that `make peers` builds. Progress goes to standard error, results to standard output
+and, with `--output`, to a file, whose other sections are kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
 def main() -> None:
-    """Runs what was asked for."""
+    """Runs the requested sections."""
     options = parse()
     if options.what == "table":
         text = table(read(options.files))
@@ -44,13 +44,13 @@ def main() -> None:
             put_between_markers(options.into, text)
         return
     if options.peers is not None and not options.peers.exists():
-        raise SystemExit(f"{options.peers} is not there; `make peers` builds it")
+        raise SystemExit(f"{options.peers} does not exist; build it with `make peers`")
     use_cores()
     failed = []
     for name in SECTIONS if options.what == "all" else (options.what,):
         try:
             results = {name: measure(name, options)}
-        except Exception:  # the other sections are worth their minutes all the same
+        except Exception:  # the other sections are still measured
             traceback.print_exc()
             failed.append(name)
             continue
@@ -62,27 +62,31 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Speed and memory, ours and peers', as ratios in one run.")
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description="Measures our speed and memory and those of peers, as ratios in one run."
+    )
     commands = parser.add_subparsers(dest="what", required=True)
     for name in (*SECTIONS, "all"):
         one = commands.add_parser(name)
-        one.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+        one.add_argument("--rounds", type=int, default=5, help="number of measurements of each contender")
         one.add_argument(
-            "--peers", type=Path, nargs="?", const=PEERS_PYTHON, help="measure the peers of this interpreter too"
+            "--peers", type=Path, nargs="?", const=PEERS_PYTHON, help="also measure the peers that this Python has"
         )
-        one.add_argument("--output", type=Path, help="keep the results in this JSON file, beside its other sections")
-        one.add_argument("--profile", action="store_true", help="say where the time goes")
-        one.add_argument("--quick", action="store_true", help="as little as shows that it runs; no meaning in numbers")
-        one.add_argument("--text", action="store_true", help="print a table, not JSON")
+        one.add_argument("--output", type=Path, help="write the results to this JSON file and keep its other sections")
+        one.add_argument("--profile", action="store_true", help="print where the time is spent")
+        one.add_argument(
+            "--quick", action="store_true", help="run as little as possible to test the benchmark; ignore the numbers"
+        )
+        one.add_argument("--text", action="store_true", help="print a table instead of JSON")
     one = commands.add_parser("table")
-    one.add_argument("files", type=Path, nargs="+", help="result files; of a section in several, the last one's")
-    one.add_argument("--into", type=Path, help="a document; what is between its markers is replaced")
+    one.add_argument("files", type=Path, nargs="+", help="result files; if several have a section, the last one counts")
+    one.add_argument("--into", type=Path, help="Markdown file in which the text between the markers is replaced")
     return parser.parse_args()
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One section, as its module measures it."""
+    """Measures one section with its module."""
     load, started = os.getloadavg()[0], time.time()
 
     def tell(text: str) -> None:
@@ -103,7 +107,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(path: Path, sections: dict[str, Any]) -> None:
-    """Puts sections into a result file in place of their former selves."""
+    """Replaces sections in a result file."""
     kept = read([path])["sections"] if path.exists() else {}
     kept |= sections
     ordered = {name: kept[name] for name in SECTIONS if name in kept}

@@ -1,12 +1,12 @@
-"""Measures how fast sampled frames come out of a long video, as ratios in one run, interleaved, medians over rounds.
+"""Measures how fast frames are sampled from a long video, as ratios within one run, interleaved, medians over rounds.
 
     python scripts/benchmark_decoding.py
     python scripts/benchmark_decoding.py --clip clip.mp4 --minutes 10
 
-A clip is repeated to the length asked for, without encoding it again. Read are 32 evenly spread frames, as for a quick
-verdict: walking through everything and jumping, with OpenCV and with PyAV; and every frame of the first ten seconds
-with both. Opening, which reads the file through once, is timed on its own. Without a clip one is made: 720p, H.264,
-noise that moves.
+A clip is repeated up to the requested length, without encoding it again. The script reads 32 evenly spread frames, as
+for a quick verdict, by decoding everything and by seeking, with OpenCV and with PyAV; and every frame of the first ten
+seconds with both. Opening, which reads the file once, is timed separately. Without a clip the script makes one: 720p,
+H.264, moving noise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fakeface_jax.video.reading.sampling import Sampling
 
 
 def make_clip(path: Path, frames: int = 250) -> None:
-    """H.264 as phones and sites write it: a key frame every 10 seconds at most, three B-frames."""
+    """Writes H.264 as phones and websites do: a key frame at least every 10 seconds, and three B-frames."""
     random = np.random.default_rng(0)
     scene = random.integers(0, 256, (90, 160, 3), np.uint8).repeat(12, 0).repeat(12, 1)
     with av.open(str(path), "w") as container:
@@ -40,7 +40,7 @@ def make_clip(path: Path, frames: int = 250) -> None:
 
 
 def measure(path: Path, rounds: int) -> dict[str, object]:
-    """Median seconds of each way, and ratios of the medians."""
+    """Returns the median seconds of each method, and ratios of the medians."""
     spread, beginning = Sampling(frames=32), Sampling(every=1, end=10.0)
     ways = {
         "OpenCV, walking": ("opencv", spread, 10**9),
@@ -79,9 +79,9 @@ def measure(path: Path, rounds: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Makes the long video, measures, prints the result as JSON."""
+    """Makes the long video, measures, and prints the result as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--clip", type=Path, help="what is repeated; one is made if none is given")
+    parser.add_argument("--clip", type=Path, help="clip to repeat. If omitted, one is made")
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Pictures per second through the service, against the same pictures through the library, in one run.
+"""Compares pictures per second through the service with the same pictures through the library, in one run.
 
-The service runs in a process of its own, this program is its clients. In each round the library scores pictures one
-after the other, and then some clients ask the service for as many, each one the next picture as soon as it has its
-answer. Last, pictures come at twice the rate that the service was found to manage, whether it is done or not: what is
-refused, and how long those wait that are not.
+The service runs in a process of its own, and this program is its client. In each round the library scores pictures one
+after the other; then several clients ask the service for as many, and each sends its next picture as soon as it has an
+answer. Finally, pictures are sent at twice the rate that the service achieved, without waiting for answers, to count
+how many are refused and how long the accepted ones take.
 
 python scripts/benchmark_service.py --pictures samples/real_collins.jpg --rounds 5
 """
@@ -27,7 +27,7 @@ import numpy as np
 
 
 def through_library(pictures: list[bytes], count: int) -> float:
-    """Pictures per second, one after the other, with all that the service does to a picture but HTTP and isolation."""
+    """Measures pictures per second, one after the other, with everything the service does except HTTP and isolation."""
     from fakeface_jax.classifier import FaceClassifier
     from fakeface_jax.detectors import create_detector
     from fakeface_jax.video.scoring import score_image
@@ -46,7 +46,7 @@ _LOADED: list[Any] = []
 
 
 async def closed_loop(url: str, pictures: list[bytes], count: int, clients: int) -> tuple[float, list[float]]:
-    """Pictures per second and seconds of each, with so many clients that wait for their answers."""
+    """Measures pictures per second and seconds of each, with clients that wait for their answers."""
     seconds: list[float] = []
     numbers = iter(range(count))
 
@@ -65,7 +65,7 @@ async def closed_loop(url: str, pictures: list[bytes], count: int, clients: int)
 
 
 async def open_loop(url: str, pictures: list[bytes], rate: float, seconds: float) -> list[tuple[int, float, bool]]:
-    """Status, seconds and whether Retry-After was there, of pictures that come at a rate and do not wait."""
+    """Sends pictures at a fixed rate without waiting; returns status, seconds and presence of Retry-After for each."""
     found: list[tuple[int, float, bool]] = []
 
     async def ask(client: httpx.AsyncClient, number: int) -> None:
@@ -88,7 +88,7 @@ async def open_loop(url: str, pictures: list[bytes], rate: float, seconds: float
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the service can score."""
+    """Waits until the service can score."""
     for _ in range(1200):
         if process.poll() is not None:
             raise SystemExit("the service ended by itself")
@@ -102,13 +102,13 @@ def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> int:
-    """The exit code."""
+    """Runs the benchmark and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=100, help="pictures of a round")
+    parser.add_argument("--count", type=int, default=100, help="number of pictures per round")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--overload", type=float, default=20.0, help="seconds at twice the rate")
+    parser.add_argument("--overload", type=float, default=20.0, help="duration of the overload in seconds")
     parser.add_argument("--port", type=int, default=8766)
     given = parser.parse_args()
     pictures = [path.read_bytes() for path in given.pictures]

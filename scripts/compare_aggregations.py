@@ -1,14 +1,14 @@
-"""Aggregation rules side by side, and by which of them a model's videos are scored.
+"""Compares aggregation rules and chooses the one by which a model's videos are scored.
 
     make compare-aggregations
     python scripts/compare_aggregations.py --bundle runs/lite0/bundle --data runs/data/fake_faces/faces-224 \\
       --videos ../shared/data/videos.csv
 
-Each rule is calibrated on faces of the calibration split that are shown as videos
-(`fakeface_jax.video.verdict.video_calibration`), and then measured on four sets, none of which that saw: faces of the
-validation split shown as videos, and labelled videos whole, cut to two seconds, and as partial fakes: three seconds of
-a fake inside the real minute of the same source. The rule that ships is chosen by the first set and by partial fakes
-made of it; the labelled videos only test it.
+Each rule is calibrated on faces of the calibration split, rendered as videos
+(`fakeface_jax.video.verdict.video_calibration`), and then measured on four sets that calibration did not use: faces of
+the validation split rendered as videos, labelled videos in full, the same cut to two seconds, and partial fakes: three
+seconds of a fake inside a real minute of the same source. The rule of the bundled model is chosen by the first set and
+by partial fakes made from it; the labelled videos only test it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FPS = 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Scores of one video of known label."""
+    """The scores of one labelled video."""
 
     label: int
     source: str
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def moving_clips(classifier: FaceClassifier, data: Path, leave_out: list[str]) -> list[Clip]:
-    """The validation split's faces as videos."""
+    """Scores the validation split's faces, rendered as videos."""
     faces, logits = moving_logits(classifier, open_dataset(data), "validation", leave_out=leave_out)
     times = [SECONDS_APART * frame for frame in range(logits.shape[1])]
     rows = zip(faces.labels.tolist(), faces.sources.tolist(), logits.tolist(), strict=True)
@@ -77,7 +77,7 @@ def moving_clips(classifier: FaceClassifier, data: Path, leave_out: list[str]) -
 
 
 def labelled_clips(classifier: FaceClassifier, path: Path) -> tuple[list[Clip], list[Clip]]:
-    """Each video as 32 evenly spread frames, and at `FPS` frames a second."""
+    """Scores each video as 32 evenly spread frames, and at `FPS` frames a second."""
     detector = create_detector(classifier.spec.detector)
     whole, dense = [], []
     with path.open(newline="", encoding="utf-8") as file:
@@ -98,13 +98,13 @@ def labelled_clips(classifier: FaceClassifier, path: Path) -> tuple[list[Clip], 
 
 
 def cut(clip: Clip, seconds: float) -> Clip:
-    """The first seconds of a clip."""
+    """Returns the first seconds of a clip."""
     inside = clip.scores.times < clip.scores.times[0] + seconds
     return Clip(clip.label, clip.source, clip.scores.only(inside))
 
 
 def spliced(clips: list[Clip], *, seed: int) -> list[Clip]:
-    """Real minutes as they are, and with three seconds of a fake of the same source (of any, where it has none)."""
+    """Returns real minutes unchanged, and with three seconds of a fake of the same source (or any, if it has none)."""
     generator = np.random.default_rng(seed)
     fakes = defaultdict(list)
     for clip in clips:
@@ -129,7 +129,7 @@ def spliced(clips: list[Clip], *, seed: int) -> list[Clip]:
 
 
 def looped(scores: Scores, seconds: float) -> Scores:
-    """The person who is seen most, again and again, from 0 to `seconds`."""
+    """Repeats the scores of the person who is seen most, from 0 to `seconds`."""
     numbers, counts = np.unique(scores.people, return_counts=True)
     mine = scores.only(scores.people == numbers[counts.argmax()])
     times = mine.times - mine.times[0]
@@ -142,7 +142,7 @@ def looped(scores: Scores, seconds: float) -> Scores:
 
 
 def print_table(name: str, clips: list[Clip], decisions: dict[str, VideoDecision]) -> None:
-    """AUC with its interval, log loss, ECE, and false positives and found fakes at the threshold for fake."""
+    """Prints AUC with interval, log loss, ECE, and false positives and detected fakes at the threshold for fake."""
     labels = np.array([clip.label for clip in clips])
     print(f"\n### {name}: {int((labels == 0).sum())} real, {int(labels.sum())} fake\n")
     print("| rule | AUC [95 %] | log loss | ECE | reals called fake | fakes called fake |")

@@ -1,10 +1,10 @@
-"""How often to detect: boxes carried between detections against boxes detected in every frame.
+"""Measures how often faces must be detected: interpolated boxes against boxes detected in every frame.
 
     make compare-detection
     python scripts/compare_detection.py ../shared/data/videos.csv --seconds 4
 
-Prints, over the clips and for each distance between detections: detections per frame, intersection over union with
-the box detected in the same frame (mean, and its 1st percentile), faces missed, and milliseconds per frame, without
+Prints, over all clips and for each interval between detections: detections per frame, intersection over union with
+the box detected in the same frame (mean and 1st percentile), missed faces, and milliseconds per frame, without
 decoding.
 """
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 class Row:
-    """Sums of one line."""
+    """The sums for one row of the table."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

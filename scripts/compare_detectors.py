@@ -1,11 +1,11 @@
-"""Face detectors side by side: faces found, false alarms, milliseconds. Writes the table of docs/detectors.md.
+"""Compares face detectors by faces found, false alarms and milliseconds; writes the table of docs/detectors.md.
 
     make compare-detectors
     python scripts/compare_detectors.py ../shared/data --per-source 200
 
-Pictures with a face come from the labelled sets (every one holds a face). Pictures without one are those that
-scikit-image and scikit-learn carry, whole and cut into quarters. Detectors take turns on each picture, so that the
-machine's moods hit all alike; times are medians on pictures as they are.
+Pictures with a face come from the labelled sets (every one contains a face). Pictures without one are those of
+scikit-image and scikit-learn, whole and cut into quarters. The detectors alternate on each picture, so that changes in
+the machine's speed affect all alike; times are medians on the pictures in their original size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FACELESS += ("immunohistochemistry", "moon", "page", "retina", "rocket", "text",
 
 
 def faceless() -> list[np.ndarray]:
-    """RGB pictures without a face, whole and in quarters."""
+    """Returns RGB pictures without a face, whole and in quarters."""
     pictures = [np.asarray(picture) for picture in load_sample_images().images]
     for name in FACELESS:
         picture = np.asarray(getattr(data, name)())

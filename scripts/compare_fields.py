@@ -1,12 +1,12 @@
-"""What interlaced video does to scores: both fields woven into one picture, or one field at full height.
+"""Measures the effect of interlaced video on scores: both fields woven into one picture, or one field at full height.
 
     make compare-fields
     python scripts/compare_fields.py ../shared/data/videos.csv
 
-Makes interlaced pictures of progressive clips: the even lines of one frame, the odd lines of the next. Prints the mean
-logit of each clip's largest faces in the frames as they are, woven, and of their even lines alone, and how far the two
-lie from the first. (Frames are a 25th of a second apart or so, the fields of real video a 50th: there combs are
-shorter.)
+Interlaced pictures are made from progressive clips: the even lines of one frame, the odd lines of the next. Prints the
+mean logit of each clip's largest faces in the original frames, in woven ones, and in their even lines alone, and the
+difference of the last two from the first. (Frames are about 1/25 s apart, the fields of real video 1/50 s, so their
+combs are shorter.)
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def pairs(path: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Frames, evenly spread, each with the one after it."""
+    """Returns evenly spread frames, each with the frame after it."""
     with open_video(path) as video:
         starts = np.unique(np.linspace(0, max(0, video.frame_count - 2), count).astype(int)).tolist()
         wanted = sorted({index for start in starts for index in (start, start + 1)})
@@ -66,14 +66,14 @@ def pairs(path: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def woven(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The even lines of one picture and the odd ones of another."""
+    """Combines the even lines of one picture with the odd lines of another."""
     picture = first.copy()
     picture[1::2] = second[1::2]
     return picture
 
 
 def one_field(picture: np.ndarray) -> np.ndarray:
-    """Its even lines, at its height."""
+    """Stretches the even lines of a picture to its full height."""
     return cv2.resize(picture[0::2], picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 

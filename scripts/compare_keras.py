@@ -1,13 +1,13 @@
-"""Our run beside the same recipe in Keras, on the same crops and the same split.
+"""Compares our run with the same recipe in Keras, on the same crops and the same split.
 
     make compare-keras
     python scripts/compare_keras.py --data runs/report-data/fake_faces/faces-150 --output runs/keras \
         --peer-python .venv-peers/bin/python --epochs 20
 
-Exports the stored crops to folders (the very JPEG bytes), lets `keras_recipe.py` train and predict in the peers'
-environment, and prints both per source with intervals, and their differences with intervals of their own (both models
-are drawn on the same resampled groups), both at P(fake) = 0.5. The test split is read for this table; nothing is chosen
-by it.
+Exports the stored crops to folders (the original JPEG bytes), runs `keras_recipe.py` in the peers' environment for
+training and prediction, and prints both results per source with intervals, and their differences with intervals of
+their own (both models are drawn on the same resampled groups), both at P(fake) = 0.5. The test split is read for this
+table; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from fakeface_jax.evaluation.weighted_metrics import THRESHOLD
 
 
 def main() -> None:
-    """Exports, trains the peer, prints the comparison."""
+    """Exports the crops, trains the peer and prints the comparison."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--peer-python", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=None, help="ours; the model that ships if not given")
+    parser.add_argument("--bundle", type=Path, default=None, help="our bundle. If omitted: the bundled model")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def export(dataset: Dataset, folder: Path) -> None:
-    """The stored crops as folders that flow_from_directory reads; the number in the name is the sample's index."""
+    """Exports the stored crops to folders for flow_from_directory; the number in a name is the sample's index."""
     for split in ("train", "validation", "test"):
         if (folder / split / "complete").exists():
             continue
@@ -78,7 +78,7 @@ def export(dataset: Dataset, folder: Path) -> None:
 
 
 def peer_predictions(ours: Predictions, result: Path) -> Predictions:
-    """Keras's scores in our order, as logits."""
+    """Returns the scores of Keras in our order, as logits."""
     with np.load(result) as found:
         index = np.array([int(Path(name).stem) for name in found["names"]])
         p_fake = np.clip(found["p_fake"].astype(np.float64), 1e-7, 1 - 1e-7)

@@ -1,21 +1,22 @@
-"""Who is who: our tracker against libraries and against plain overlap, on scenes whose people are known.
+"""Compares our face tracker with libraries and with plain overlap, on scenes in which every person is known.
 
     make compare-tracking
     python scripts/compare_tracking.py ../shared/data/videos.csv --also samples/real_collins_pan.mp4 --full
 
-Scenes are made of clips that show one person each, so that every face's person is known by construction: alone, beside
-each other, cut to another and back (as they are, and framed alike, so that the faces lie in the same place), passing in
-front of each other, and lost for a while. Faces are found once per scene, by `fakeface_jax.video.faces.detection`;
-every tracker gets the same ones, at five samplings. Prints Markdown: sums of
+Scenes are made from clips that show one person each, so that every face's person is known by construction: alone,
+beside each other, cut to another and back (as they are, and framed alike, so that the faces have the same position),
+passing in front of each other, and lost for a while. Faces are detected once per scene, by
+`fakeface_jax.video.faces.detection`; every tracker gets the same ones, at five samplings. Prints Markdown with the sums
+of
 
-- switches: a person's number is another than that of the person's last face,
+- switches: faces whose number differs from that of the person's previous face,
 - glued: people beyond the first under one number, which mixes their scores,
 - fragments: numbers of a person beyond the first,
-- without: faces that got no number, as of tracks that wait to be confirmed,
-- IDF1: of the best assignment of numbers to people (Ristani et al. 2016, arXiv:1609.01775),
-- again: people who came back, by a cut or lost for a while, under the number they had.
+- without: faces without a number, for example in tracks that wait to be confirmed,
+- IDF1: for the best assignment of numbers to people (Ristani et al. 2016, arXiv:1609.01775),
+- again: people who came back, after a cut or a gap, under their previous number.
 
-Libraries that are not installed are named and left out.
+Libraries that are not installed are named and skipped.
 """
 
 from __future__ import annotations
@@ -41,32 +42,33 @@ from fakeface_jax.faces import Box
 from fakeface_jax.video.faces.tracking import Tracker, overlap
 
 LIBRARIES = {"trackers": "trackers==2.6.1", "norfair": "norfair-enough==2.4.3"}
-"""Module -> what to install. Alive on PyPI, permissive, on given boxes, neither GPU nor PyTorch. motpy (2021) is not
-alive, norfair itself (2025) wants NumPy 1, supervision's ByteTrack has moved to trackers."""
+"""Module -> package to install. All are maintained, permissively licensed and accept given boxes without GPU and
+PyTorch. motpy (2021) is not maintained, norfair itself (2025) needs NumPy 1, and supervision's ByteTrack has moved to
+trackers."""
 
 SAMPLINGS = {"25 per s": 25.0, "5 per s": 5.0, "2 per s": 2.0, "32 evenly": None, "1 in 2 s": 0.5}
-"""Frames per second. One in two seconds is what 32 frames of a minute are."""
+"""Frames per second. One frame in two seconds corresponds to 32 frames of a minute."""
 
 PATIENCE = 4.0
 """Seconds for which the adapted libraries wait for a lost face: longer than the longest gap."""
 
 
 class Contender(Protocol):
-    """A tracker, for one scene."""
+    """A tracker for one scene."""
 
     def __call__(self, step: Step) -> list[int | None]:
-        """A number for each face."""
+        """Returns a number for each face."""
         ...
 
 
 def ours(rate: float) -> Contender:
-    """`fakeface_jax.video.faces.tracking`; nothing is adapted to the sampling."""
+    """Creates `fakeface_jax.video.faces.tracking`, without any adaptation to the sampling."""
     tracker = Tracker()
     return lambda step: list(tracker.assign(step.time, [face.box for face in step.faces], step.looks))
 
 
 def plain_overlap(rate: float) -> Contender:
-    """The floor: the last box of a person, the largest overlap first, from .3; forgotten after a second."""
+    """Creates the baseline: the last box of a person, largest overlap first, at least .3; forgotten after a second."""
     people: dict[int, tuple[Box, float]] = {}
     count = 0
 
@@ -96,13 +98,13 @@ def plain_overlap(rate: float) -> Contender:
 
 
 def of_trackers(name: str, *, adapted: bool, **more: Any) -> Callable[[float], Contender]:
-    """A tracker of Roboflow's `trackers`: as it comes, or told times, patience and to number a face at once."""
+    """Returns a tracker of Roboflow's `trackers`, unchanged, or with our times and patience and immediate numbers."""
 
     def make(rate: float) -> Contender:
         import supervision
         import trackers
 
-        # Its buffer is in frames of a thirtieth of a second, whatever the rate.
+        # Its buffer is in frames of 1/30 s, whatever the rate.
         settings = {"frame_rate": rate, "lost_track_buffer": round(30 * PATIENCE), "minimum_consecutive_frames": 1}
         tracker = getattr(trackers, name)(**(settings if adapted else {}), **more)
 
@@ -126,14 +128,14 @@ def of_trackers(name: str, *, adapted: bool, **more: Any) -> Callable[[float], C
 
 
 def of_norfair(*, adapted: bool, looks: bool = False) -> Callable[[float], Contender]:
-    """norfair by overlap: as it comes, or with patience and without delay; with our looks for who comes back."""
+    """Returns norfair with overlap, unchanged, or with patience and without delay; optionally with our appearances."""
 
     def make(rate: float) -> Contender:
         import norfair
 
         settings: dict[str, Any] = {}
         if adapted:
-            # A hit adds two: whoever was seen at all is to be waited for.
+            # A hit adds two, so that anybody who was seen once is waited for.
             settings = {"hit_counter_max": max(2, round(PATIENCE * rate)), "initialization_delay": 0}
         if looks:
             settings |= {
@@ -180,7 +182,7 @@ CONTENDERS: dict[str, tuple[str | None, Callable[[float], Contender]]] = {
 
 @dataclasses.dataclass
 class Sums:
-    """Of some scenes; `returns` are those in which somebody comes back and has a number before and after."""
+    """Sums over scenes; `returns` counts scenes in which somebody comes back and has a number before and after."""
 
     switches: int = 0
     glued: int = 0
@@ -194,17 +196,17 @@ class Sums:
     seconds: float = 0.0
 
     def add(self, other: Sums) -> None:
-        """Adds those of more scenes."""
+        """Adds the sums of more scenes."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     @property
     def idf1(self) -> float:
-        """Faces under the number that their person has, of all faces and of all that got a number."""
+        """Computes IDF1: faces with the number of their person, relative to all faces and all numbered faces."""
         return 2 * self.matched / max(1, self.faces + self.numbered)
 
     def cells(self) -> str:
-        """The end of a line of the table."""
+        """Returns the last cells of a row of the table."""
         again = f"{self.again}/{self.returns}" if self.returns else "-"
         without = 1 - self.numbered / max(1, self.faces)
         return (
@@ -217,7 +219,7 @@ HEAD = "switches | glued | fragments | without | IDF1 | again | ms per frame |"
 
 
 def measure(scene: Scene, steps: Sequence[Step], contender: Contender) -> Sums:
-    """One tracker on one scene."""
+    """Measures one tracker on one scene."""
     start = clock.perf_counter()
     answers = [contender(step) for step in steps]
     sums = Sums(frames=len(steps), seconds=clock.perf_counter() - start)
@@ -252,7 +254,7 @@ Results = dict[tuple[str, str, str], Sums]
 
 
 def compare(everything: Iterable[Scene], contenders: dict[str, Callable[[float], Contender]]) -> Results:
-    """Every tracker on every scene at every sampling."""
+    """Measures every tracker on every scene at every sampling."""
     results: Results = defaultdict(Sums)
     for scene in everything:
         for sampling, rate in SAMPLINGS.items():
@@ -264,7 +266,7 @@ def compare(everything: Iterable[Scene], contenders: dict[str, Callable[[float],
 
 
 def print_table(title: str, results: Results, group: Callable[[str, str], str]) -> None:
-    """Prints sums over what has the same group, which is made of scene and sampling."""
+    """Prints the sums of results with the same group, which is derived from scene and sampling."""
     rows: dict[tuple[str, str], Sums] = {}
     for (kind, sampling, name), sums in results.items():
         rows.setdefault((group(kind, sampling), name), Sums()).add(sums)
@@ -278,17 +280,17 @@ def main() -> None:
     """Prints tables: over everything, by sampling, by kind of scene, and with --full by both."""
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path)
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more clips of one person each")
-    parser.add_argument("--clips", type=int, default=None, help="so many clips only, three at least")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="more clips that show one person each")
+    parser.add_argument("--clips", type=int, default=None, help="number of clips to use, at least three")
     parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
-    logging.getLogger("norfair").setLevel(logging.ERROR)  # it warns of every box that its filter turns inside out
+    logging.getLogger("norfair").setLevel(logging.ERROR)  # it warns of every box that its filter inverts
     contenders = {}
     for name, (module, make) in CONTENDERS.items():
         if module is None or importlib.util.find_spec(module) is not None:
             contenders[name] = make
         else:
-            print(f"{name} is left out: pip install {LIBRARIES[module]}", file=sys.stderr)
+            print(f"{name} is not installed and was skipped: pip install {LIBRARIES[module]}", file=sys.stderr)
     with options.csv.open(newline="", encoding="utf-8") as file:
         paths = [options.csv.parent / row["path"] for row in csv.DictReader(file)]
     clips = [path for path in paths if path.stem not in NOT_ONE_PERSON | SAME_PERSON] + options.also

@@ -1,10 +1,10 @@
-"""The report's recipe in Keras, for comparison: runs in the peers' environment, imports nothing of this project.
+"""Runs the report's recipe in Keras, in the peers' environment, without imports from this project.
 
     .venv-peers/bin/python scripts/keras_recipe.py FOLDER OUTPUT.npz --learning-rate 3e-4 --epochs 20
 
-FOLDER holds train/, validation/ and test/, each with real/ and fake/ (scripts/compare_keras.py makes it). Sequential
-CNN, ImageDataGenerator.flow_from_directory, binary cross-entropy, Adam, batch 32, early stopping and best checkpoint on
-the lowest validation loss. OUTPUT gets file names and P(fake) of the test split, and the history.
+FOLDER contains train/, validation/ and test/, each with real/ and fake/ (made by scripts/compare_keras.py). The recipe:
+Sequential CNN, ImageDataGenerator.flow_from_directory, binary cross-entropy, Adam, batch 32, early stopping and best
+checkpoint on the lowest validation loss. OUTPUT gets the file names and P(fake) of the test split, and the history.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 
 def build(size: int) -> keras.Model:
-    """The report's network."""
+    """Builds the report's network."""
     layers = keras.layers
     return keras.Sequential(
         [
@@ -40,7 +40,7 @@ def build(size: int) -> keras.Model:
 
 
 def main() -> None:
-    """Trains, predicts the test split, writes the result."""
+    """Trains, predicts the test split, and writes the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
@@ -63,7 +63,7 @@ def main() -> None:
     plain = ImageDataGenerator(rescale=1 / 255)
 
     def flow(generator: ImageDataGenerator, split: str, *, shuffle: bool):  # noqa: ANN202 - Keras has no types
-        # classes are named in order, so that fake is 1; left to itself Keras sorts them and real becomes 1.
+        # The classes are named in order, so that fake is 1; by default Keras sorts them and real becomes 1.
         return generator.flow_from_directory(
             str(options.folder / split),
             target_size=(options.size, options.size),
@@ -76,7 +76,7 @@ def main() -> None:
 
     model = build(options.size)
     model.compile(keras.optimizers.Adam(options.learning_rate), "binary_crossentropy", metrics=["accuracy"])
-    # Named by process: a second run must not replace the best weights of one that is going on.
+    # Named by process, so that a second run does not replace the best weights of a running one.
     best = options.output.with_name(f"{options.output.stem}-{os.getpid()}.keras")
     history = model.fit(
         flow(augmenting, "train", shuffle=True),

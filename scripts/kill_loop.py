@@ -1,8 +1,8 @@
-"""Kills the service at random moments, again and again, and counts what became of its jobs.
+"""Kills the service repeatedly at random moments and counts the fate of its jobs.
 
-The service runs as its users run it, in a process of its own. While jobs are sent, it is killed (SIGKILL, its decoders
-with it) and started again on the same state directory. At the end each job that was accepted must be there, done, with
-one report, and each report must be that of its media.
+The service runs in a process of its own, as in use. While jobs are sent, it is killed (SIGKILL, together with its
+decoders) and started again on the same state directory. At the end each accepted job must exist and be done, with
+one report, and each report must belong to its media.
 
 python scripts/kill_loop.py samples/real_collins_pan.mp4 --kills 20 --jobs 24
 """
@@ -29,7 +29,7 @@ import httpx
 
 
 class Service:
-    """`fakeface serve` on a port, killed and started again."""
+    """A `fakeface serve` process on a port that can be killed and started again."""
 
     def __init__(self, state: Path, port: int) -> None:
         self._command = [
@@ -48,17 +48,17 @@ class Service:
         self._log = (state.parent / "service.log").open("ab")
 
     def start(self) -> None:
-        """Again, on the same state."""
+        """Starts the service, again on the same state."""
         self._process = subprocess.Popen(self._command, stderr=self._log, start_new_session=True)
 
     def kill(self) -> None:
-        """Without any warning."""
+        """Kills the service without warning."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def wait_ready(self, seconds: float = 120.0) -> None:
-        """Until it can score."""
+        """Waits until the service can score."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(httpx.TransportError):
@@ -71,15 +71,15 @@ class Service:
         raise SystemExit("the service was not ready in time")
 
     def stop(self) -> int:
-        """As an operator does; its exit code."""
+        """Stops the service as an operator does, and returns its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
 
 
 def send(url: str, video: bytes, number: int) -> str:
-    """One job, asked for with the same key until it is accepted."""
-    # A byte more each time, so that none is answered from another one's report.
+    """Sends one job with the same idempotency key until it is accepted."""
+    # One more byte each time, so that no job is answered with the report of another.
     media = video + bytes(number)
     while True:
         with contextlib.suppress(httpx.TransportError):
@@ -99,7 +99,7 @@ def send(url: str, video: bytes, number: int) -> str:
 
 
 def run(video: Path, kills: int, jobs: int, seed: int, port: int) -> dict[str, Any]:
-    """The loop; what became of the jobs."""
+    """Runs the loop and returns the fate of the jobs."""
     draw, data = random.Random(seed), video.read_bytes()
     with tempfile.TemporaryDirectory(prefix="fakeface-kill-") as folder:
         state = Path(folder) / "state"
@@ -115,7 +115,7 @@ def run(video: Path, kills: int, jobs: int, seed: int, port: int) -> dict[str, A
         sender = threading.Thread(target=send_all)
         sender.start()
         for _ in range(kills):
-            # Sometimes before it is ready, mostly while it scores.
+            # Sometimes before the service is ready, mostly while it scores.
             if draw.random() < 0.8:
                 service.wait_ready()
             time.sleep(draw.uniform(0.0, 1.5))
@@ -150,7 +150,7 @@ def run(video: Path, kills: int, jobs: int, seed: int, port: int) -> dict[str, A
 
 
 def wait_for(url: str, job_id: str, seconds: float = 300.0) -> dict[str, Any] | None:
-    """The report; None for a job that is lost or failed."""
+    """Waits for a report; returns None if the job is lost or failed."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         job = httpx.get(f"{url}/v1/jobs/{job_id}", trust_env=False).json()
@@ -165,7 +165,7 @@ def wait_for(url: str, job_id: str, seconds: float = 300.0) -> dict[str, Any] | 
 
 
 def list_all(url: str) -> list[str]:
-    """The ids of all jobs."""
+    """Returns the ids of all jobs."""
     found: list[str] = []
     before = None
     while True:
@@ -178,7 +178,7 @@ def list_all(url: str) -> list[str]:
 
 
 def main() -> int:
-    """The exit code."""
+    """Runs the kill loop and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path)
     parser.add_argument("--kills", type=int, default=20)

@@ -1,9 +1,9 @@
-"""Makes the sample media of `make demo` from pictures that Python packages carry under free terms.
+"""Makes the sample media of `make demo` from freely licensed pictures in Python packages.
 
     python scripts/make_samples.py samples
 
-Two public-domain portraits (NASA, U.S. Navy), a picture without a face (CC0), a face swap between the portraits made
-here, and a clip that pans over a portrait. Nothing is downloaded. See samples/README.md for where each comes from.
+Two public-domain portraits (NASA, U.S. Navy), a picture without a face (CC0), a face swap between the portraits, and
+a clip that pans over a portrait. Nothing is downloaded. See samples/README.md for the origin of each.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def swap_face(source: np.ndarray, source_face: Face, target: np.ndarray, target_
     cv2.ellipse(mask, centre, (round((x1 - x0) * 0.42), round((y1 - y0) * 0.42)), 0, 0, 360, 255, -1)
     top, left = np.argwhere(mask).min(0)
     bottom, right = np.argwhere(mask).max(0)
-    # seamlessClone centres the mask's bounding box on the point that it is given.
+    # seamlessClone centres the mask's bounding box on the given point.
     return cv2.seamlessClone(
         warped, target, mask, (int(left + right + 1) // 2, int(top + bottom + 1) // 2), cv2.NORMAL_CLONE
     )
 
 
 def write_clip(path: Path, picture: np.ndarray) -> None:
-    """A slow zoom and pan over the picture."""
+    """Writes a slow zoom and pan over the picture."""
     width, height = SIZE
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, SIZE)
     for index in range(FPS * SECONDS):

@@ -1,10 +1,10 @@
-"""A bundle that computes in int8, made of one that computes in float32, and what that costs.
+"""Converts a float32 bundle to one that computes in int8, and measures the cost.
 
     python scripts/quantize.py --bundle lite0 --data runs/data/fake_faces/faces-224 --output runs/lite0-int8
 
 Ranges are observed on faces of the training split. Probabilities and thresholds are fitted again on the calibration
-split; those of videos have to be too (`fakeface_jax.video.verdict.video_calibration`). Prints AUC per source on the
-validation split for both.
+split; those of videos must be fitted again too (`fakeface_jax.video.verdict.video_calibration`). Prints AUC per source
+on the validation split for both bundles.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def quantized(bundle: Bundle, dataset: Dataset, output: Path, *, leave_out: list[str]) -> Bundle:
-    """The same weights in int8, calibrated again, written to `output`."""
+    """Writes the same weights in int8, calibrated again, to `output`."""
     count = len(labelled_faces(dataset, "train").labels)
     keep = np.zeros(count, bool)
     keep[np.random.default_rng(0).permutation(count)[:FACES]] = True
@@ -60,7 +60,7 @@ def quantized(bundle: Bundle, dataset: Dataset, output: Path, *, leave_out: list
 
 
 def aucs(bundle: Bundle, dataset: Dataset) -> dict[str, float]:
-    """Of each source that has both classes in the validation split."""
+    """Computes the AUC of each source that has both classes in the validation split."""
     faces = predict(FaceClassifier(bundle), dataset, "validation")
     found = {}
     for source in np.unique(faces.sources):

@@ -1,9 +1,9 @@
-"""Scores labelled clips and prints a table: what the model says beside what is known.
+"""Scores labelled clips and prints a table of the model's answers beside the truth.
 
     make score-clips
     python scripts/score_clips.py ../shared/data/videos.csv --every 10
 
-The CSV has the columns path (beside the CSV), label and source. The clips are for testing alone: no threshold is
+The CSV has the columns path (relative to the CSV), label and source. The clips are only for testing: no threshold is
 chosen by them.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("csv", type=Path)
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument(
-        "--every", type=int, default=None, help="every n-th frame; 32 evenly spread frames if not given"
+        "--every", type=int, default=None, help="sample every n-th frame. If omitted: 32 evenly spread frames"
     )
     options = parser.parse_args()
     classifier = FaceClassifier.load(options.model, medium="video")
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def auc(labels: list[int], scores: list[float], clips: np.ndarray) -> str:
-    """AUC with its 95 % interval: the bootstrap draws clips, each with all its faces."""
+    """Computes AUC and its 95 % interval: the bootstrap draws clips, each with all its faces."""
     count = int(clips.max()) + 1
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=2000)
     weights = np.concatenate([np.ones((1, count)), drawn.astype(np.float64)])[:, clips]

@@ -1,4 +1,4 @@
-"""The service: `fakeface serve` from a checkout.
+"""Starts the service: `fakeface serve` from a checkout.
 
 python scripts/serve.py --port 8000
 """

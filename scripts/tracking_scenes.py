@@ -1,7 +1,7 @@
-"""Scenes whose people are known by construction: what `compare_tracking` measures on, of clips of one person each.
+"""Makes scenes of known people for `compare_tracking`, from clips that show one person each.
 
 Neighbours in the list of clips meet: beside each other, cut to another and back, passing each other, lost for a while.
-Faces are found once per scene, by `fakeface_jax.video.faces.detection` as in use, on a clock of 25 frames a second.
+Faces are detected once per scene, by `fakeface_jax.video.faces.detection` as in use, with 25 frames a second.
 
 Example:
     >>> for scene in scenes(clips, create_detector()):
@@ -26,7 +26,7 @@ from fakeface_jax.video.reading.sampling import Sampling
 
 NOT_ONE_PERSON = {"face_recognition_short_hamilton"}
 SAME_PERSON = {"ffpp_NeuralTextures_004_982", "ffpp_Deepfakes_519_515", "ffpp-like_cyshih_fake"}
-"""Fakes made of another clip of the set: the same body in the same room, and nobody can say whether the same person."""
+"""Fakes of another clip of the set: the same body in the same room, so that "the same person" is undefined."""
 
 RATE = 25.0
 HEIGHT, SECONDS, GAPS = 360, 10.0, (0.3, 1.0, 3.0)
@@ -36,7 +36,7 @@ Picture = np.ndarray
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """A frame of a scene: its faces, and who each is (None: a false detection, which is not counted)."""
+    """A frame of a scene: its faces, and the person of each (None: a false detection, which is not counted)."""
 
     time: float
     faces: tuple[Face, ...]
@@ -46,7 +46,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Steps at `RATE`, and from when on a person is back (`again` compares numbers before and after)."""
+    """Steps at `RATE`, and the time from which on a person is back (`again` compares numbers before and after)."""
 
     kind: str
     steps: list[Step]
@@ -55,7 +55,7 @@ class Scene:
 
 @functools.lru_cache(maxsize=4)
 def pictures(path: Path) -> list[Picture]:
-    """The first `SECONDS` of a clip at `RATE`, `HEIGHT` pixels high."""
+    """Reads the first `SECONDS` of a clip at `RATE`, `HEIGHT` pixels high."""
     with open_video(path) as video:
         frames = [
             (frame.time, cv2.resize(frame.image, (round(frame.image.shape[1] * HEIGHT / frame.image.shape[0]), HEIGHT)))
@@ -67,7 +67,7 @@ def pictures(path: Path) -> list[Picture]:
 
 
 def portraits(path: Path, detector: FaceDetector) -> list[Picture]:
-    """A clip cut to a square about its first face, so that people lie in the same place in the same size."""
+    """Reads a clip cut to a square about its first face, so that people have the same position and size."""
     shots = pictures(path)
     x0, y0, x1, y1 = max(detector.detect(shots[0]), key=lambda face: face.size).box
     side = round(min(2.2 * (y1 - y0), *shots[0].shape[:2]))
@@ -82,12 +82,13 @@ def find(
     detector: FaceDetector,
     back: tuple[int, float] | None = None,
 ) -> Scene:
-    """A scene of pictures and of where who is in them, in front first."""
+    """Makes a scene from pictures and the positions of the people in them, those in front first."""
     frames = [Frame(image=image, index=index, time=index / RATE) for index, (image, _) in enumerate(canvases)]
     steps = []
     for found in find_faces(frames, detector, lambda image, face: np.zeros((1, 1, 3), np.uint8)):
         people: list[int | None] = [None] * len(found.faces)
-        # The surest first: what else is found in a panel is a picture on its wall, or the person half hidden behind it.
+        # The most confident first: other faces in a panel are pictures on a wall, or a person half hidden behind
+        # another.
         for place in sorted(range(len(people)), key=lambda place: -found.faces[place].confidence):
             x0, y0, x1, y1 = found.faces[place].box
             x, y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -100,7 +101,7 @@ def find(
 
 
 def beside(kind: str, people: Sequence[int], clips: Sequence[Path], detector: FaceDetector) -> Scene:
-    """People in panels next to each other."""
+    """Makes a scene of people in panels next to each other."""
     shots = [pictures(clips[person]) for person in people]
     canvases = []
     for row in zip(*shots, strict=False):
@@ -112,7 +113,7 @@ def beside(kind: str, people: Sequence[int], clips: Sequence[Path], detector: Fa
 
 
 def cut(kind: str, one: int, other: int, shots: Sequence[list[Picture]], detector: FaceDetector) -> Scene:
-    """One person, cut to another, and back."""
+    """Makes a scene of one person, cut to another, and back."""
     length = min(int(3 * RATE), len(shots[0]) // 2, len(shots[1]))
     parts = [(one, shots[0][:length]), (other, shots[1][:length]), (one, shots[0][length : 2 * length])]
     width = max(picture.shape[1] for _, part in parts for picture in part)
@@ -127,7 +128,7 @@ def cut(kind: str, one: int, other: int, shots: Sequence[list[Picture]], detecto
 
 
 def crossing(one: int, other: int, shots: Sequence[list[Picture]], detector: FaceDetector) -> Scene:
-    """Two portraits that pass each other, one in front."""
+    """Makes a scene of two portraits that pass each other, one in front."""
     length, side, width = min(map(len, shots)), 240, 960
     canvases = []
     for number in range(length):
@@ -142,7 +143,7 @@ def crossing(one: int, other: int, shots: Sequence[list[Picture]], detector: Fac
 
 
 def lost(scene: Scene, gap: float) -> Scene | None:
-    """A scene whose first person is not found for so many seconds."""
+    """Makes a scene whose first person is not found for `gap` seconds."""
     begin, end = 2.0, 2.0 + gap
     if scene.steps[-1].time < end + 0.5:
         return None
@@ -163,7 +164,7 @@ def lost(scene: Scene, gap: float) -> Scene | None:
 
 
 def scenes(clips: Sequence[Path], detector: FaceDetector) -> Iterator[Scene]:
-    """All scenes, of three people at least."""
+    """Yields all scenes; needs at least three people."""
     for person in range(len(clips)):
         other, third = ((person + step) % len(clips) for step in (1, 2))
         yield beside("alone", [person], clips, detector)
@@ -180,7 +181,7 @@ def scenes(clips: Sequence[Path], detector: FaceDetector) -> Iterator[Scene]:
 
 
 def sampled(steps: Sequence[Step], rate: float | None) -> list[Step]:
-    """The steps that a sampling takes: so many a second, or 32, evenly spread."""
+    """Returns the steps of a sampling: `rate` per second, or 32, evenly spread."""
     if rate is None:
         return [steps[int((n + 0.5) * len(steps) / 32)] for n in range(32)] if len(steps) > 32 else list(steps)
     return [steps[int(place)] for place in np.arange(0, len(steps), RATE / rate)]

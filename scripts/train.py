@@ -1,6 +1,6 @@
 """Trains a model on CPU, GPU or TPU: `fakeface train` from a checkout.
 
-The device is what JAX finds; JAX_PLATFORMS=cpu forces the CPU. A minute on a CPU shows that all works:
+JAX chooses the device; JAX_PLATFORMS=cpu forces the CPU. A run of a minute on a CPU shows that everything works:
 
     python scripts/train.py --data runs/report-data/fake_faces/faces-150 --output runs/try --dry-run
 """

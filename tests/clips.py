@@ -1,6 +1,6 @@
-"""Clips with known truth, made once a session: every frame carries its number, and shows which way is up.
+"""Clips with known truth, made once a session: every frame carries its number and shows which way is up.
 
-`CLIPS` names them all; `Clip.errors` says which of them a backend refuses, and how. PyAV makes them.
+`CLIPS` names them all; `Clip.errors` says which backends refuse a clip, and how. PyAV makes them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from fakeface_jax.errors import DecodeError, OpenError
 
 WIDTH, HEIGHT, BITS, COUNT, RATE = 128, 96, 6, 60, 25
 KEYS = 12
-"""Frames from one key frame to the next."""
+"""Number of frames from one key frame to the next."""
 
-# x265 and SVT-AV1 write about themselves to stderr.
+# x265 and SVT-AV1 print information about themselves to stderr.
 os.environ.setdefault("SVT_LOG", "1")
 X265 = {"x265-params": "log-level=none:keyint=12:min-keyint=12:bframes=3:scenecut=0"}
 X264 = {"g": str(KEYS), "bf": "3", "sc_threshold": "0", "preset": "veryfast", "crf": "20"}
 
 
 def numbered_picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """RGB; bars from left to right are the bits of the number, the lowest first; the corner at the top left is red."""
+    """Draws an RGB picture: bars from left to right are the bits of the number, lowest first; top left is red."""
     edges = np.linspace(0, width, BITS + 1).astype(int)
     picture = np.zeros((height, width, 3), np.uint8)
     for bit in range(BITS):
@@ -45,7 +45,7 @@ def number_of(image: np.ndarray) -> int:
 
 
 def is_upright(image: np.ndarray) -> bool:
-    """Whether the red corner is at the top left; with red and blue exchanged it is not red."""
+    """Tells if the red corner is at the top left; if red and blue are exchanged, it is not red."""
     height, width = image.shape[:2]
     corner = image[2 : height // 4 - 4, 4 : width // 2 - 6].mean((0, 1))
     beside = image[2 : height // 4 - 4, width // 2 + 6 : -4].mean((0, 1))
@@ -54,20 +54,20 @@ def is_upright(image: np.ndarray) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What is true of a clip.
+    """The facts about a clip.
 
     Attributes:
-        make: writes it.
-        file: its name.
-        times: seconds of each frame from the first.
+        make: writes the clip.
+        file: name of its file.
+        times: seconds of each frame after the first one.
         size: width and height, upright.
-        certain: indices of the frames that must come out right; the others are damaged.
-        cut: frames that the file does not hold and its header promises.
-        numbers: what the frames carry; 0, 1, 2, ... by default.
-        seeks: whether sparse sampling jumps in it; None where that is up to the backend.
-        depends: whether what comes out of its damaged part depends on where decoding begins.
-        times_from: as `VideoFile.times_from`.
-        errors: backend -> the error that opening or reading it is, and words of its message.
+        certain: indices of the frames that must be decoded correctly; the others are damaged.
+        cut: number of frames that the header promises and the file lacks.
+        numbers: numbers in the frames; 0, 1, 2, ... by default.
+        seeks: True if sparse sampling seeks in it; None if that depends on the backend.
+        depends: True if the result in its damaged part depends on where decoding begins.
+        times_from: value of the reader's `times_from`.
+        errors: backend -> type of the error on opening or reading, and words of its message.
     """
 
     make: Callable[[Path], None]
@@ -98,8 +98,9 @@ def encode(
     form: dict[str, str] | None = None,
     woven: bool = False,
 ) -> None:
-    """Writes numbered pictures as a video; `turns` quarter turns counterclockwise make what is stored upright; of woven
-    ones, every other line is of another picture."""
+    """Writes numbered pictures as a video; `turns` counterclockwise quarter turns make the stored pictures upright.
+
+    In woven pictures every other line belongs to another picture."""
     import av
 
     with av.open(str(path), "w", format=container_format, options=form or {}) as container:
@@ -122,9 +123,10 @@ def encode(
 
 
 def _made_apart(codec: str, options: dict[str, str]) -> Callable[[Path], None]:
-    """In a process of its own. SVT-AV1, when run by root, gives its caller and all that this starts later the highest
-    real-time priority: a browser that spins then has the machine to itself, and other tests stand still until they are
-    killed for it."""
+    """Encodes in a process of its own.
+
+    If SVT-AV1 is run by root, it gives its caller and all processes started later the highest real-time priority: a
+    browser that spins then has the machine to itself, and other tests stand still until they are killed for it."""
     program = "import sys; from pathlib import Path; from clips import encode; encode(Path(sys.argv[1]), sys.argv[2], "
     program += f"options={options!r})"
 
@@ -136,7 +138,7 @@ def _made_apart(codec: str, options: dict[str, str]) -> Callable[[Path], None]:
 
 
 def packets_at(path: Path) -> list[tuple[int, int]]:
-    """Where the packets of a file lie, in its order: offset and length."""
+    """Returns offset and length of the packets of a file, in its order."""
     import av
 
     with av.open(str(path)) as container:
@@ -144,7 +146,7 @@ def packets_at(path: Path) -> list[tuple[int, int]]:
 
 
 def damage(path: Path, numbers: tuple[int, ...]) -> None:
-    """Overwrites packets, all but the few bytes that say how long they are."""
+    """Overwrites packets except for the few bytes that tell their length."""
     data, packets = bytearray(path.read_bytes()), packets_at(path)
     for number in numbers:
         at, length = packets[number]
@@ -153,7 +155,7 @@ def damage(path: Path, numbers: tuple[int, ...]) -> None:
 
 
 def _lie_about_length(path: Path, *numbers: int) -> None:
-    """Packets whose first part claims to be longer than any file: what breaks off reading them as they are."""
+    """Makes the first part of packets claim to be longer than any file, so that reading them unchanged breaks off."""
     data, packets = bytearray(path.read_bytes()), packets_at(path)
     for number in numbers:
         at, _ = packets[number]
@@ -188,7 +190,7 @@ def _drop_avi_index(path: Path) -> None:
 
 
 def _drop_matroska_index(path: Path) -> None:
-    """Overwrites the cues and the list that leads to them by one that no reader knows."""
+    """Overwrites the cues, and the list that leads to them, with an element that readers do not know."""
     data = bytearray(path.read_bytes())
     for name in (b"\x1c\x53\xbb\x6b", b"\x11\x4d\x9b\x74"):
         at = data.find(name)
@@ -198,13 +200,13 @@ def _drop_matroska_index(path: Path) -> None:
 
 
 def _joined(path: Path) -> None:
-    """Two recordings, one behind the other: the clock jumps back."""
+    """Writes two recordings, one after the other: the clock jumps back."""
     encode(path, count=COUNT // 2)
     path.write_bytes(path.read_bytes() * 2)
 
 
 def _hide_first(path: Path) -> None:
-    """Copies what begins with frame 5 as it was cut by time: the frames from the key frame to there are hidden."""
+    """Copies the part from frame 5 on as a cut by time does: the frames from the key frame to there are hidden."""
     import av
 
     whole = path.with_name("whole-" + path.name)

@@ -1,4 +1,4 @@
-"""What all tests share: several CPU devices, the shared data where it is, a tiny bundle, a picture with a face."""
+"""Fixtures for all tests: several CPU devices, the shared data if present, a tiny bundle, a picture with a face."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Before JAX starts: data parallelism is tested on several devices of one CPU.
+# Set before JAX starts: data parallelism is tested on several devices of one CPU.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Keras is a reference in some tests; its numbers are the same on any backend, and JAX is here already.
+# Keras is a reference in some tests; its numbers are the same on every backend, and JAX is installed anyway.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-# Many tests run the same small programs, some in processes of their own: each is compiled once.
+# Many tests run the same small programs, some in other processes: each program is compiled once.
 COMPILED = tempfile.mkdtemp(prefix="fakeface-xla-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -26,16 +26,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real faces, fakes and clips; never part of the repository because of its licences."""
+    """Returns the folder of real faces, fakes and clips, which is not in the repository because of its licences."""
     path = Path(os.environ.get("FAKEFACE_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (path / "faces.csv").is_file():
-        pytest.skip(f"needs the labelled faces and clips; {path} has none (set FAKEFACE_DATA)")
+        pytest.skip(f"needs the labelled faces and clips, which {path} lacks; set FAKEFACE_DATA")
     return path
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory) -> Path:
-    """A bundle of the report's network at 64 pixels with fresh weights: answers quickly and means nothing."""
+    """Makes a bundle of the report's network at 64 pixels with fresh weights: fast, with meaningless answers."""
     from flax import nnx
 
     from fakeface_jax.bundle import BundleSpec, save_bundle
@@ -59,7 +59,7 @@ def tiny_bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def face_picture() -> np.ndarray:
-    """An RGB picture, 512 x 512, with one face: NASA's portrait of Eileen Collins, which scikit-image carries."""
+    """Returns an RGB picture, 512 x 512, with one face: NASA's portrait of Eileen Collins, from scikit-image."""
     from skimage import data
 
     return np.ascontiguousarray(data.astronaut())
@@ -67,7 +67,7 @@ def face_picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def faceless_picture() -> np.ndarray:
-    """An RGB picture without a face: scikit-image's cup of coffee."""
+    """Returns an RGB picture without a face: scikit-image's cup of coffee."""
     from skimage import data
 
     return np.ascontiguousarray(data.coffee())
@@ -75,7 +75,7 @@ def faceless_picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def two_sources(tmp_path_factory) -> Path:
-    """About 100 prepared crops of 64 pixels in two sources; the fakes of one are brighter, of the other smoother."""
+    """Prepares about 100 crops of 64 pixels in two sources; the fakes of one are brighter, of the other smoother."""
     import cv2
 
     from fakeface_jax.cli.main import main
@@ -101,7 +101,7 @@ def two_sources(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def unchecked_types():
-    """Signatures are not checked: for tests of what a caller without the checker gets for a wrong argument."""
+    """Turns off the check of signatures, for tests of wrong arguments by callers without the checker."""
     from jaxtyping import config
 
     config.update("jaxtyping_disable", True)

@@ -1,4 +1,4 @@
-"""Media made to harm: bombs, damage by a seeded fuzzer, files that ask for others, and a server that counts."""
+"""Harmful media: bombs, damage by a seeded fuzzer, files that request others, and a server that counts requests."""
 
 import io
 import socketserver
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class Canary(socketserver.ThreadingTCPServer):
-    """Counts whoever connects, whatever they speak."""
+    """Counts all connections, in any protocol."""
 
     allow_reuse_address = daemon_threads = True
 
@@ -33,7 +33,7 @@ def picture(form, size=(64, 48), **settings):
 
 
 def avi(frames, *, size=(64, 48), sub=None, count=None):
-    """An AVI of JPEG pictures by hand, with a stream of subtitles where `sub` is given."""
+    """Builds an AVI of JPEG pictures by hand, with a stream of subtitles if `sub` is given."""
 
     def chunk(name, data):
         return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
@@ -56,7 +56,7 @@ def avi(frames, *, size=(64, 48), sub=None, count=None):
 
 
 def resized_jpeg(data, width, height):
-    """A JPEG whose header says another size."""
+    """Returns a JPEG whose header states another size."""
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
@@ -124,7 +124,7 @@ def mutated(data, chance):
     data = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 8, 40))):
         at = chance.randrange(max(1, len(data)))
-        # Headers are where it hurts.
+        # Damage in headers does the most harm.
         at = chance.randrange(min(len(data), 200) or 1) if chance.random() < 0.4 else at
         kind = chance.randrange(6)
         if kind == 0:
@@ -143,7 +143,7 @@ def mutated(data, chance):
 
 
 def boxes(data, *path):
-    """Where the boxes on a way into an MP4 begin."""
+    """Returns the offsets of the boxes on a path in an MP4."""
     places, begin, end = [], 0, len(data)
     for name in path:
         at = begin
@@ -159,7 +159,7 @@ def boxes(data, *path):
 
 
 def with_reference(data, entry, kind):
-    """An MP4 whose video is said to lie elsewhere: its data reference is replaced."""
+    """Returns an MP4 whose video is said to be in another file: its data reference is replaced."""
     places = boxes(data, b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
     at = places[-1] + 16
     old = struct.unpack_from(">I", data, at)[0]
@@ -172,7 +172,7 @@ def with_reference(data, entry, kind):
 
 
 def alias(place):
-    """A Macintosh alias record with an absolute path, as QuickTime writes it."""
+    """Returns a Macintosh alias record with an absolute path, as QuickTime writes it."""
     path = place.encode()
     path += b"\0" * (len(path) % 2)
     record = bytes(10) + b"\x01v" + bytes(26) + bytes(12) + b"\x01f" + bytes(62) + bytes(16) + b"\xff\xff\xff\xff"
@@ -181,7 +181,7 @@ def alias(place):
 
 
 def with_attachment(folder, data):
-    """A Matroska file that carries a playlist."""
+    """Writes a Matroska file that contains a playlist."""
     import av
 
     encode(folder / "bare.mkv", count=12)
@@ -199,7 +199,7 @@ def with_attachment(folder, data):
 
 
 def requests(folder, port):
-    """Files that name another place, each under a name that looks harmless."""
+    """Returns files that name another location, each under a name that looks harmless."""
     place = f"http://127.0.0.1:{port}/canary.mp4"
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{place}\n#EXT-X-ENDLIST\n".encode()
     mpd = (

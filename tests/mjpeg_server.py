@@ -1,9 +1,9 @@
-"""A camera for tests: HTTP on this machine, JPEG pictures without end, and every way to fail, switched while it runs.
+"""A camera for tests: endless JPEG pictures over HTTP on this machine, with failures that can be switched on.
 
 Example:
     >>> with MjpegServer(fps=20) as server:
     ...     capture = open(server.url)
-    ...     server.mode = "stall"      # the connection stays, nothing more is sent
+    ...     server.mode = "stall"      # the connection stays open, but no more data is sent
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ GARBAGE = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 4
 
 
 class MjpegServer:
-    """Serves one endless stream, to any number of clients.
+    """A server of one endless stream to any number of clients.
 
     Args:
         fps: pictures per second.
         size: width and height; may be changed while it runs.
-        picture: what is sent (RGB), scaled to `size`, its corner counting up; None is a grey level that counts up.
+        picture: RGB picture to send, scaled to `size`, its corner counting up; None sends a grey level that counts up.
 
     Attributes:
-        mode: `send`; `stall` keeps the connection and sends nothing; `garbage` sends parts that are no JPEG; `close`
+        mode: `send`; `stall` keeps the connection and sends nothing; `garbage` sends parts that are not JPEG; `close`
             ends connections after the next picture and answers new ones with 503; `silent` accepts and never answers.
-        user: `name:password` that clients must give; anybody is let in where it is empty.
-        requests: the request lines of all connections, in order.
-        sent: pictures sent, over all connections.
+        user: `name:password` that clients must send; empty admits everybody.
+        requests: request lines of all connections, in order.
+        sent: number of pictures sent, over all connections.
     """
 
     def __init__(self, *, fps: float = 20.0, size: tuple[int, int] = (160, 120), picture=None) -> None:
@@ -66,7 +66,7 @@ class MjpegServer:
             daemon_threads, block_on_close, allow_reuse_address = True, False, True
 
             def handle_error(self, *_: object) -> None:
-                pass  # clients of these tests hang up at any moment
+                pass  # clients of these tests disconnect at any moment
 
         self._server = Server(("127.0.0.1", self._port), Handler)
         self._port = self._server.server_address[1]

@@ -1,4 +1,4 @@
-"""What tests of the page need: the real service in a process of its own, media that a browser plays, a fake camera.
+"""Helpers for tests of the page: the real service in its own process, media for a browser, a fake camera.
 
 Example:
     >>> with running_service(tmp_path / "state", tmp_path / "log", ["pan=clip.mp4"]) as address:
@@ -23,12 +23,12 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _START = 180.0
-"""Seconds that the service has to load and warm its model; it takes some, and machines that test are busy."""
+"""Seconds in which the service must load and warm up its model; machines that run tests are busy."""
 
 
 @contextlib.contextmanager
 def running_service(state: Path, log: Path, streams: Sequence[str]) -> Iterator[str]:
-    """The address of `fakeface serve` with the model that ships, once it is ready."""
+    """Runs `fakeface serve` with the bundled model and yields its address once it is ready."""
     command = [
         sys.executable,
         "-m",
@@ -74,14 +74,14 @@ def _ready(address: str) -> bool:
 
 
 def token(state: Path, command: str, name: str) -> str:
-    """What `fakeface token COMMAND NAME` prints."""
+    """Runs `fakeface token COMMAND NAME` and returns its output."""
     words = [sys.executable, "-m", "fakeface_jax.cli.main", "token", command, name, "--state", str(state)]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def playable_clip(target: Path, times: int = 1) -> Path:
-    """The sample video as H.264, which Chromium plays: ten frames a second, four seconds, so many times over."""
+    """Writes the sample video as H.264, which Chromium plays: ten frames a second, four seconds, `times` times."""
     import av
 
     with av.open(str(REPOSITORY / "samples/real_collins_pan.mp4")) as source:
@@ -96,7 +96,7 @@ def playable_clip(target: Path, times: int = 1) -> Path:
 
 
 def camera_file(target: Path) -> Path:
-    """The sample video as Motion JPEG, which Chromium plays as its camera, over and over."""
+    """Writes the sample video as Motion JPEG, which Chromium plays in a loop as its camera."""
     import av
 
     with av.open(str(REPOSITORY / "samples/real_collins_pan.mp4")) as source, target.open("wb") as out:

@@ -1,12 +1,12 @@
-"""A camera for tests that speaks RTSP 1.0: H.264 over TCP, and every way to fail, switched while it runs.
+"""A camera for tests that speaks RTSP 1.0: H.264 over TCP, with failures that can be switched on while it runs.
 
-What it sends is encoded once, by PyAV: pictures with known numbers, in two slices each, of which the larger come in
-fragments (RFC 6184). UDP is refused, as by cameras behind a firewall.
+PyAV encodes the pictures once: numbered pictures in two slices each, of which the larger ones are sent in fragments
+(RFC 6184). UDP is refused, as by cameras behind a firewall.
 
 Example:
     >>> with RtspServer(fps=20) as server:
     ...     capture = open(server.url)
-    ...     server.mode = "stall"      # the connection stays, no picture is sent any more
+    ...     server.mode = "stall"      # the connection stays open, but no more pictures are sent
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ CLOCK = 90_000
 """Ticks of RTP per second."""
 
 COUNT = 2**BITS
-"""Pictures that are sent in turn where no others are given; `clips.number_of` reads which one it is."""
+"""Pictures that are sent in turn if no others are given; `clips.number_of` reads the number of a picture."""
 
 KEYS = 8
-"""Pictures from one key frame to the next; a new client begins with one."""
+"""Number of pictures from one key frame to the next; a new client begins with a key frame."""
 
 _PAYLOAD = 96
 _MOST = 64
-"""Bytes of a packet: few, so that key frames need several."""
+"""Largest size of a packet in bytes: small, so that key frames need several."""
 
 _GARBAGE = b"\0\0\3" * 8
-"""After its first byte, this is no slice: the number that it should begin with does not end."""
+"""Bytes that, after a first byte, do not form a slice: the number at its beginning does not end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Units:
 
 
 def encode(pictures: Sequence[np.ndarray], fps: float) -> Units:
-    """H.264 as cameras make it: baseline, no picture waits for a later one."""
+    """Encodes H.264 as cameras do: baseline profile, no picture depends on a later one."""
     import av
 
     coder = av.CodecContext.create("libx264", "w")
@@ -66,30 +66,30 @@ def encode(pictures: Sequence[np.ndarray], fps: float) -> Units:
     packets = [packet for frame in frames for packet in coder.encode(frame)]
     assert len(packets) == len(pictures)
     units = [re.split(rb"\0\0\0?\x01", bytes(packet))[1:] for packet in packets]
-    # What the encoder says of itself (SEI) is left out.
+    # Information that the encoder adds about itself (SEI) is dropped.
     return Units(pictures=tuple(tuple(unit for unit in those if unit[0] & 31 != 6) for those in units))
 
 
 class RtspServer:
-    """Serves one endless stream, to any number of clients.
+    """A server of one endless stream to any number of clients.
 
     Args:
         fps: pictures per second.
-        pictures: what is sent in turn, RGB; `COUNT` numbered ones where it is None. A multiple of `KEYS`.
+        pictures: RGB pictures to send in turn; None sends `COUNT` numbered ones. Their number is a multiple of `KEYS`.
 
     Attributes:
-        url: without a name and a password.
+        url: address without a name and a password.
         mode: `send`; `stall` keeps connections and answers, and sends no picture; `garbage` sends pictures that cannot
             be decoded; `close` ends connections after the next picture and answers requests with 503; `silent` accepts
             and never answers.
-        user: `name:password` that clients must give; anybody is let in where it is empty.
+        user: `name:password` that clients must send; empty admits everybody.
         scheme: `Digest` or `Basic`.
-        patience: seconds a session lasts that is not kept alive.
+        patience: seconds after which a session ends that is not kept alive.
         requests: method and address of all requests, in order.
-        transports: what clients asked for, in order.
-        admitted, refused: requests with the right password, and those with none or another.
-        sent: pictures sent, over all connections.
-        packets: of RTP by type: 1 and 5 are whole units, 7 and 8 parameter sets, 28 fragments.
+        transports: transports that clients asked for, in order.
+        admitted, refused: numbers of requests with the right password, and of the others.
+        sent: number of pictures sent, over all connections.
+        packets: number of RTP packets by type: 1 and 5 are whole units, 7 and 8 parameter sets, 28 fragments.
     """
 
     def __init__(self, *, fps: float = 20.0, pictures: Sequence[np.ndarray] | None = None) -> None:
@@ -107,7 +107,7 @@ class RtspServer:
         self._start(self._accept)
 
     def url_for(self, user: str) -> str:
-        """The address with a name and a password."""
+        """Returns the address with a name and a password."""
         return self.url.replace("rtsp://", f"rtsp://{user}@")
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class RtspServer:
         self._clients.discard(client)
 
     def lets_in(self, method: str, given: str) -> bool:
-        """Whether a request has the right name and password."""
+        """Tells if a request has the right name and password."""
         name, _, password = self.user.partition(":")
         scheme, _, rest = given.partition(" ")
         if not self.user or scheme != self.scheme:
@@ -163,7 +163,7 @@ class RtspServer:
         return right
 
     def pictures(self) -> Iterator[tuple[tuple[bytes, ...], int]]:
-        """Units and RTP time of each, when it is due; from a key frame on, until the connection should end."""
+        """Yields units and RTP time of each picture when it is due, from a key frame on, until the connection ends."""
         began, start = time.monotonic(), -(-self.sent // KEYS) * KEYS
         self.sent, number = start, 0
         while not self._stopped.wait(max(0.0, began + number / self.fps - time.monotonic())) and self.mode != "close":
@@ -188,7 +188,7 @@ class RtspServer:
 
 
 class _Connection:
-    """One client: requests and answers, and pictures between them once it plays."""
+    """One client: requests and answers, with pictures between them once it plays."""
 
     def __init__(self, client: socket.socket, server: RtspServer) -> None:
         self._client, self._server = client, server
@@ -196,7 +196,7 @@ class _Connection:
         self._sequence = 0
 
     def requests(self) -> Iterator[list[str]]:
-        """The lines of each; what clients report of the pictures they got (RTCP) is skipped."""
+        """Yields the lines of each request; the clients' statistics (RTCP) are skipped."""
         with self._client.makefile("rb") as file:
             while first := file.read(1):
                 if first == b"$":
@@ -208,7 +208,7 @@ class _Connection:
                 yield lines
 
     def answer(self, lines: list[str]) -> bool:
-        """Does what is asked; whether the connection goes on."""
+        """Handles a request; returns False if the connection should end."""
         server, (method, address, _) = self._server, lines[0].split()
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         server.requests.append(f"{method} {address}")
@@ -255,7 +255,7 @@ class _Connection:
 
 
 def _payloads(unit: bytes) -> list[bytes]:
-    """RFC 6184: the unit itself, or fragments of it (FU-A), the first and the last of which say so."""
+    """Splits a unit by RFC 6184: the unit itself, or fragments of it (FU-A), the first and last of which are marked."""
     if len(unit) <= _MOST:
         return [unit]
     head, body = unit[0], unit[1:]

@@ -1,4 +1,4 @@
-"""The service, running in a thread of this process on a free port, with the model that ships."""
+"""Runs the service in a thread of this process on a free port, with the bundled model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fakeface_jax.server.storage.store import Store
 
 @functools.cache
 def shipped() -> FaceClassifier:
-    """Loaded once per process."""
+    """Loads the bundled model once per process."""
     return FaceClassifier.load()
 
 
 class Running:
-    """What a test needs of it."""
+    """The running service as tests use it."""
 
     def __init__(self, url: str, state: State) -> None:
         self.url, self.state = url, state
@@ -38,7 +38,7 @@ class Running:
 def running_service(
     directory: Path, config: ServiceConfig = ServiceConfig(), *, ready: bool = True
 ) -> Iterator[Running]:
-    """The service until the end of the block."""
+    """Runs the service until the end of the block."""
     store = Store(directory)
     held = store.exclusive()
     held.__enter__()

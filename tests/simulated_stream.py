@@ -1,4 +1,4 @@
-"""A stream in simulated time, for tests: nothing runs beside the test, and waiting moves the clock.
+"""A stream in simulated time, for tests: nothing runs in parallel, and waiting advances the clock.
 
 Example:
     >>> run = Simulation(stall_after=2.0)
@@ -32,7 +32,7 @@ class SimulatedClock:
 
 
 class Script:
-    """A capture that answers what the test says: a picture, None, or an exception."""
+    """A capture that answers what the test prescribes: a picture, None, or an exception."""
 
     finite = False
 
@@ -52,7 +52,7 @@ class Script:
 
 
 class Simulation:
-    """A stream whose threads are the test's to move: `readers[n]` does one step of the n-th connection."""
+    """A stream whose threads the test advances: `readers[n]` does one step of the n-th connection."""
 
     def __init__(self, source="0", **settings):
         self.clock = SimulatedClock()
@@ -70,7 +70,7 @@ class Simulation:
         ).open()
 
     def _start(self, step):
-        # The other thread is the watching one, in whose place tests call tick().
+        # The other thread watches the connection; tests call tick() instead.
         if step.__name__ == "step":
             self.readers.append(step)
 
@@ -81,7 +81,7 @@ class Simulation:
         return self.captures[-1]
 
     def connect(self):
-        """The next connection, opened and with its first picture."""
+        """Opens the next connection and reads its first picture."""
         assert self.readers[-1]()
         assert self.readers[-1]()
 

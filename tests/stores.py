@@ -1,4 +1,4 @@
-"""Jobs for tests of the store: made, finished, and what they leave behind."""
+"""Helpers for tests of the store: jobs in various states, and the files that they leave behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlite3
 
 
 class Clock:
-    """A time that a test sets."""
+    """A clock that a test sets."""
 
     def __init__(self):
         self.now = 1_700_000_000.0
@@ -18,7 +18,7 @@ class Clock:
 
 
 def create(store, owner="a", content=None, settings=None, model="lite0", **more):
-    """A job and whether it is new, as `create_job` answers; `content` is random if not given."""
+    """Creates a job; returns it, and True if it is new, like `create_job`; `content` is random if not given."""
     content = os.urandom(16) if content is None else content
     media = store.incoming()
     media.write_bytes(content)
@@ -35,7 +35,7 @@ def create(store, owner="a", content=None, settings=None, model="lite0", **more)
 
 
 def finish(store, job, *, report='{"verdict": "real"}', expires=None, page=None):
-    """Finishes a claimed job, with a page or without."""
+    """Finishes a claimed job, with or without a page."""
     if page is not None:
         store.artefact(job.id, "page.html").write_text(page)
     return store.finish(
@@ -51,14 +51,14 @@ def finish(store, job, *, report='{"verdict": "real"}', expires=None, page=None)
 
 
 def files(store):
-    """Everything below incoming/ and jobs/, as relative paths."""
+    """Lists everything below incoming/ and jobs/, as relative paths."""
     root = store.directory
     found = [path for folder in ("incoming", "jobs") for path in (root / folder).rglob("*") if not path.is_dir()]
     return sorted(str(path.relative_to(root)) for path in found)
 
 
 def reports_stored(store):
-    """How many reports the tables hold, whoever they belong to."""
+    """Counts the reports in the tables, of any owner."""
     with sqlite3.connect(store.directory / "state.sqlite3") as connection:
         count = connection.execute("SELECT count(*) FROM reports").fetchone()[0]
     connection.close()

@@ -167,7 +167,7 @@ def test_only_the_named_sources_are_audited(tmp_path):
     manifest = merge([a, b])
     assert not audit(manifest).passed
     assert audit(manifest, sources=["a"]).passed
-    with pytest.raises(DataError, match="no such source: c; there are a, b"):
+    with pytest.raises(DataError, match="no such source: c; use a, b"):
         audit(manifest, sources=["a", "c"])
 
 

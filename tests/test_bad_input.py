@@ -85,11 +85,11 @@ PICTURES = {
     "not_an_image": ("note.jpg", lambda p: b"only a text\n" * 50, "not an image that can be read (convert"),
     "noise": ("noise.png", lambda p: np.random.default_rng(0).bytes(5000), "not an image that can be read (convert"),
     "one_pixel": ("dot.png", lambda p: encoded(p.resize((1, 1)), "PNG"), "too small to hold a face (use a larger"),
-    "enormous": ("huge.png", lambda p: png_of_size(60_000, 60_000), "(make it smaller)"),
-    "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (make it smaller)"),
+    "enormous": ("huge.png", lambda p: png_of_size(60_000, 60_000), "(shrink it)"),
+    "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (shrink it)"),
     "animated": ("moving.gif", animation, "holds 12 pictures (score it as a video"),
     "floating_point": ("float.tiff", lambda p: encoded(p.convert("F"), "TIFF"), "floating-point image (convert it"),
-    "empty_directory": ("folder/", None, "holds no file of a known kind (known:"),
+    "empty_directory": ("folder/", None, "contains no supported file (supported:"),
     "glob_without_match": ("nothing-*.jpg", None, "matches no file (check the pattern)"),
     "below_a_file": ("plain-file/face.jpg", None, "cannot be read: Not a directory (check its permissions)"),
     "grey": ("grey.png", lambda p: encoded(p.convert("L"), "PNG"), None),
@@ -182,7 +182,7 @@ CLIPS = {
     "sound_only": ("sound.avi", lambda t, p: sound(), "("),
     "zero_frames": ("none.avi", lambda t, p: video_bytes(t, p, ".avi", frames=0), "("),
     "tiny": ("tiny.avi", lambda t, p: video_bytes(t, p, ".avi", size=(8, 8)), "too small"),
-    "empty_directory": ("folder/", None, "holds no file of a known kind (known:"),
+    "empty_directory": ("folder/", None, "contains no supported file (supported:"),
     "glob_without_match": ("nothing-*.mp4", None, "matches no file (check the pattern)"),
     "below_a_file": ("plain-file/clip.mp4", None, "("),
     "grey": ("grey.avi", lambda t, p: video_bytes(t, p, ".avi", grey=True), None),
@@ -215,14 +215,17 @@ def other_version(bundle):
 
 
 MODELS = {
-    "unknown": (shutil.rmtree, "(bundle.json is missing); name a directory that holds one, or a model that ships: "),
+    "unknown": (shutil.rmtree, "(bundle.json is missing); name a bundle directory, or one of the bundled models: "),
     "no_weights": (lambda b: (b / "weights.safetensors").unlink(), "get it again"),
-    "changed_weights": (lambda b: change_byte(b, "weights.safetensors"), "sha256 differs); get the bundle again"),
+    "changed_weights": (lambda b: change_byte(b, "weights.safetensors"), "SHA-256 differs); get the bundle again"),
     "changed_settings": (
         lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace("0.7", "0.8")),
-        "sha256 differs); get the bundle again",
+        "SHA-256 differs); get the bundle again",
     ),
-    "other_version": (other_version, "bundle format 99, this release reads 1; install the release it was made with"),
+    "other_version": (
+        other_version,
+        "bundle format 99, but this release reads 1; install the release it was made with",
+    ),
     "not_json": (lambda b: (b / "bundle.json").write_bytes(b"\xff{"), "get it again"),
 }
 
@@ -295,7 +298,7 @@ def test_results_never_overwrite_one_another(command, options, tmp_path, clip, p
     ending = ".png" if command == "classify" else ".avi"
     options = options.format(tmp_path / f"o{ending}", tmp_path / "folder")
     good = portrait if command == "classify" else clip
-    assert "names too; name another file" in refused(capsys, command, good, "--model", tiny_bundle, *options.split())
+    assert "is also the file of --" in refused(capsys, command, good, "--model", tiny_bundle, *options.split())
     assert tree(tmp_path) == {}
 
 
@@ -373,8 +376,8 @@ def test_directories_without_permission(tmp_path, portrait, tiny_bundle):
     ("words", "message"),
     [
         (["score", "-"], "-: a video cannot come from standard input (save it to a file first)"),
-        (["classify", ""], "'': is no name of a file (check the variables in the call)"),
-        (["score", ""], "'': is no name of a file (check the variables in the call)"),
+        (["classify", ""], "'': is not a file name (check that the shell variable is set)"),
+        (["score", ""], "'': is not a file name (check that the shell variable is set)"),
     ],
 )
 def test_names_that_stand_for_nothing(words, message, tiny_bundle, capsys):

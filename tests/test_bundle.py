@@ -95,7 +95,7 @@ def test_a_changed_byte_in_the_weights_is_refused(tmp_path, place):
     data = bytearray((tmp_path / "model" / WEIGHTS).read_bytes())
     data[place] ^= 1
     (tmp_path / "model" / WEIGHTS).write_bytes(data)
-    assert_refused(tmp_path / "model", "sha256", WEIGHTS, "get the bundle again")
+    assert_refused(tmp_path / "model", "SHA-256", WEIGHTS, "get the bundle again")
 
 
 def test_truncated_or_longer_weights_are_refused(tmp_path):
@@ -103,7 +103,7 @@ def test_truncated_or_longer_weights_are_refused(tmp_path):
     data = (tmp_path / "model" / WEIGHTS).read_bytes()
     for changed in (data[:-1], data + b"\0", b""):
         (tmp_path / "model" / WEIGHTS).write_bytes(changed)
-        assert_refused(tmp_path / "model", "sha256")
+        assert_refused(tmp_path / "model", "SHA-256")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_changed_value_in_the_specification_is_refused(tmp_path, old, new):
     text = (tmp_path / "model" / SPEC).read_text(encoding="utf-8")
     assert old in text
     (tmp_path / "model" / SPEC).write_text(text.replace(old, new, 1), encoding="utf-8")
-    assert_refused(tmp_path / "model", "sha256", SPEC)
+    assert_refused(tmp_path / "model", "SHA-256", SPEC)
 
 
 def test_every_changed_byte_of_the_specification_is_refused_or_changes_nothing(tmp_path):
@@ -211,7 +211,7 @@ def test_a_file_that_only_claims_to_be_weights_is_refused(tmp_path):
     (tmp_path / "model" / WEIGHTS).write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
     rewrite(tmp_path / "model", lambda document: document["weights"].update(sha256=sha256))
-    assert_refused(tmp_path / "model", "no safetensors file")
+    assert_refused(tmp_path / "model", "not a safetensors file")
 
 
 def test_saving_again_replaces_the_bundle(tmp_path):
@@ -291,7 +291,7 @@ def test_a_linked_bundle_is_replaced_and_its_target_kept(tmp_path):
 def test_a_place_without_write_permission_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(BundleError, match="cannot write"):
+        with pytest.raises(BundleError, match="the bundle cannot be written"):
             save_few(tmp_path / "model")
     finally:
         tmp_path.chmod(0o700)
@@ -312,7 +312,7 @@ def test_weights_that_would_not_be_finite_are_not_saved(tmp_path, value):
 
 @pytest.mark.parametrize("metrics", [{"auc": float("nan")}, {"auc": object()}])
 def test_a_specification_that_json_cannot_hold_is_not_saved(tmp_path, metrics):
-    with pytest.raises(BundleError, match="cannot hold"):
+    with pytest.raises(BundleError, match="cannot be written as JSON"):
         save_few(tmp_path / "model", metrics=metrics)
     assert list(tmp_path.iterdir()) == []
 
@@ -343,5 +343,5 @@ def test_models_that_ship_are_found_by_name_and_directories_go_first(tmp_path, m
     monkeypatch.chdir(tmp_path)
     own = save_few(tmp_path / "report-cnn")
     assert load_bundle("report-cnn").id == own.id
-    with pytest.raises(BundleError, match=r"or a model that ships: .*report-cnn"):
+    with pytest.raises(BundleError, match=r"or one of the bundled models: .*report-cnn"):
         load_bundle("no-such-model")

@@ -149,7 +149,7 @@ def test_fit_refuses(labels, logits, message):
 def test_weights_are_checked():
     labels, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8])
     for function in (fit_calibration, choose_operating_points):
-        with pytest.raises(DataError, match="4 positive weights"):
+        with pytest.raises(DataError, match="4 weights that are positive"):
             function(labels, scores, weights=np.array([1.0, 1.0, 0.0, 1.0]))
 
 

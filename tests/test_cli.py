@@ -25,6 +25,8 @@ from fakeface_jax.errors import BundleError, ConfigError, DataError, OpenError, 
 
 FAKEFACE = Path(sys.executable).with_name("fakeface")
 
+CLOSED = "fakeface: standard output is closed; redirect it to a file, or to /dev/null to discard the results\n"
+
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory, face_picture, faceless_picture):
@@ -129,23 +131,26 @@ def test_usage_errors(words, capsys):
         ),
         ("score x.mp4 --fps -1", "sampling fps -1.0"),
         ("score x.mp4 --start 5 --end 2", "sampling end 2.0 s is not after start 5.0 s"),
-        ("classify", "nothing to score was named"),
-        ("score", "nothing to score was named"),
+        ("classify", "no input was named"),
+        ("score", "no input was named"),
         ("classify x.png --model no/such/model", "no/such/model: no bundle here"),
-        ("classify x.png --model {model} --detector nose", "unknown face detector 'nose'; known: centerface"),
-        ("score x.mp4 --model {model} --detector yunet:gone.onnx", "'gone.onnx' is no file"),
-        ("classify x.png --model {model} --show", "--show needs a screen and there is none; use --save FILE"),
-        ("score x.mp4 --model {model} --show", "--show needs a screen and there is none; use --save FILE"),
-        ("classify x.png --model {model} --save x.bmp", "--save x.bmp: cannot write .bmp"),
-        ("classify x.png --model {model} --save gone/x.png", "--save gone/x.png: there is no directory gone"),
+        ("classify x.png --model {model} --detector nose", "unknown face detector 'nose'; use one of centerface"),
+        ("score x.mp4 --model {model} --detector yunet:gone.onnx", "'gone.onnx' does not exist"),
+        ("classify x.png --model {model} --show", "--show needs a screen, and there is none"),
+        ("score x.mp4 --model {model} --show", "--show needs a screen, and there is none"),
+        ("classify x.png --model {model} --save x.bmp", "--save x.bmp: .bmp files cannot be written"),
+        ("classify x.png --model {model} --save gone/x.png", "--save gone/x.png: the directory gone does not exist"),
         ("classify x.png y.png --model {model} --save all.png", "--save all.png: several inputs need a directory"),
-        ("score x.mp4 --model {model} --save x.webm", "--save x.webm: cannot write .webm"),
-        ("classify x.png --model {model} --save /dev/null/below", "--save /dev/null/below: cannot be made a directory"),
+        ("score x.mp4 --model {model} --save x.webm", "--save x.webm: .webm files cannot be written"),
+        ("classify x.png --model {model} --save /dev/null/below", "--save /dev/null/below: cannot be created"),
         ("classify x.png --model {model} --output gone/r.json", "gone/r.json: cannot be written"),
         ("classify x.png --model {model} --output /dev/null/r", "/dev/null/r: cannot be written"),
         ("classify x.png --model {model} --output .", "cannot be written: it is a directory"),
         ("score x.mp4 --model {model} --frame-table gone/t.csv", "gone/t.csv: cannot be written"),
-        ("score x.mp4 --model {model} --frame-table t.txt", "--frame-table t.txt: is written as .csv or .parquet"),
+        (
+            "score x.mp4 --model {model} --frame-table t.txt",
+            "--frame-table t.txt: the file's name must end in .csv or .parquet",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used(words, message, tiny_bundle, tmp_path, monkeypatch, capsys):
@@ -404,8 +409,13 @@ def test_csv_cells_are_no_formulas(capsys):
 @pytest.mark.parametrize(
     ("redirection", "code", "out", "err"),
     [
-        ("<&-", 4, "-: error\n", "fakeface: -: standard input is closed (send a picture to it, or name a file)\n"),
-        (">&-", 2, "", "fakeface: standard output is closed; >/dev/null throws results away\n"),
+        ("<&-", 4, "-: error\n", "fakeface: -: standard input is closed (pipe a picture into it, or name a file)\n"),
+        (
+            ">&-",
+            2,
+            "",
+            "fakeface: standard output is closed; redirect it to a file, or to /dev/null to discard the results\n",
+        ),
         ("2>&-", 4, "-: error\n", ""),
         ("2>/dev/full", 4, "-: error\n", ""),
         ("<&- >&- 2>&-", 2, "", ""),
@@ -422,7 +432,10 @@ def test_closed_standard_output_is_one_line_for_all(words):
     command = ["bash", "-c", f"'{FAKEFACE}' {words} >&-"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert done.stderr == "fakeface: standard output is closed; >/dev/null throws results away\n"
+    assert (
+        done.stderr
+        == "fakeface: standard output is closed; redirect it to a file, or to /dev/null to discard the results\n"
+    )
 
 
 def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch):

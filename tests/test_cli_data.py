@@ -64,10 +64,10 @@ def test_merge_prints_counts_and_bad_files(folders, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert code == 0
     assert "groups: 48 of 48 pictures" in out
-    assert "left out: 1 of fair: unreadable" in out
+    assert "excluded: 1 of fair: unreadable" in out
     assert out.splitlines()[-1] == f"manifest: {path}"
     (line,) = err.splitlines()
-    assert line.startswith(f"left out: {folders / 'fair'}/fake/broken.png: unreadable: ")
+    assert line.startswith(f"excluded: {folders / 'fair'}/fake/broken.png: unreadable: ")
     assert [file.name for file in tmp_path.iterdir()] == ["manifest.parquet"]
 
 
@@ -85,14 +85,14 @@ def test_train_only_holds_nothing_out(folders, tmp_path, capsys):
     ("words", "message"),
     [
         ("data merge folder:gone --output m.parquet", "gone: no such file or directory"),
-        ("data merge nonsense --output m.parquet", "'nonsense' is no source; write KIND:PATH"),
+        ("data merge nonsense --output m.parquet", "'nonsense' is not a source; write KIND:PATH"),
         ("data merge folder:empty --output m.parquet", "no labelled pictures found"),
         ("data merge folder:{fair}@fair --output m.parquet --train-only other", "no such source: other"),
         ("data audit gone.parquet", "gone.parquet: not a manifest"),
         ("data audit file", "file: not a manifest"),
-        ("data audit {manifest} --sources other", "no such source: other; there are fair, leaky"),
+        ("data audit {manifest} --sources other", "no such source: other; use"),
         ("data build gone.parquet --output d", "gone.parquet: not a manifest"),
-        ("data build {manifest} --output d --size 8", "crop size 8 is not between"),
+        ("data build {manifest} --output d --size 8", "crop size 8: must be between"),
         ("data build {manifest} --output d --detector nose", "unknown face detector 'nose'"),
         ("data build {manifest} --output file/d --whole-images", "cannot be"),
     ],
@@ -132,16 +132,16 @@ def test_build_whole_images(manifest, tmp_path, capfd):
     assert sum(dataset.sizes.values()) == 96
     sizes, left_out, place = out.splitlines()  # nothing of TFDS's between the results
     assert sizes == ", ".join(f"{split} {count}" for split, count in dataset.sizes.items())
-    assert left_out == "left out: 1"
+    assert left_out == "excluded: 1"
     assert place == f"data: {dataset.path}"
-    assert "left out: fair/fake/broken.png: unreadable" in err
+    assert "excluded: fair/fake/broken.png: unreadable" in err
     # A second time: what is there is opened.
     assert main(words) == 0
     assert capfd.readouterr().out == out
     # Crops of something else are not taken for it.
     assert main(["data", "build", str(manifest), "--output", str(tmp_path / "crops"), "--size", "32",
                  "--whole-images", "--margin", "1.5"]) == 2  # fmt: skip
-    assert "holds crops of another" in capfd.readouterr().err
+    assert "contains crops of another" in capfd.readouterr().err
 
 
 def test_build_faces(face_manifest, tmp_path, capsys):
@@ -149,14 +149,14 @@ def test_build_faces(face_manifest, tmp_path, capsys):
 
     assert main(["data", "build", str(face_manifest), "--output", str(tmp_path), "--size", "64"]) == 0
     out, err = capsys.readouterr()
-    assert "left out: faces/train/real/cup.png: no face found" in err
+    assert "excluded: faces/train/real/cup.png: no face found" in err
     dataset = open_dataset(tmp_path)
     assert dataset.sizes == {"train": 10}
     assert dataset.detector == "centerface"
     assert [dict(one) for one in dataset.rejected] == [{"id": "faces/train/real/cup.png", "reason": "no face found"}]
     record = dataset.source("train")[0]
     assert record["image"].shape == (64, 64, 3)
-    assert "left out: 1" in out
+    assert "excluded: 1" in out
 
 
 def test_a_log_file_is_not_flooded(manifest, tmp_path):

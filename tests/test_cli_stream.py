@@ -193,7 +193,7 @@ def test_a_source_that_never_answers_is_an_exit_code(tiny_bundle, capfd):
     assert main(words) == 4
     out, err = capfd.readouterr()
     assert "could not be opened" in out
-    assert "no picture came" in err
+    assert "no picture was received" in err
     assert SECRET not in out + err
 
 

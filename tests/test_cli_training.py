@@ -143,7 +143,7 @@ def test_dry_run_writes_nothing(data, tmp_path, capsys):
 def test_a_second_run_in_the_same_place_is_refused(trained, data, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     assert main(words(data, trained)) == 2
-    assert "holds a run already; add --resume or name another directory" in capsys.readouterr().err
+    assert "already contains a run; add --resume or name another directory" in capsys.readouterr().err
     assert main(words(data, trained, "--resume", "--seed", "5")) == 2
     assert "was started with another config" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
@@ -165,12 +165,12 @@ def test_resume_goes_on_to_more_epochs(data, tmp_path, capsys):
     ("more", "message"),
     [
         (["--resume"], "there is no run to resume"),
-        (["--learning-rate", "5"], "learning rate 5.0 is not between 0 and 1"),
-        (["--learning-rate", "nan"], "learning rate nan is not between 0 and 1"),
+        (["--learning-rate", "5"], "learning rate 5.0: must be between 0 and 1"),
+        (["--learning-rate", "nan"], "learning rate nan: must be between 0 and 1"),
         (["--batch-size", "30"], "batch size 30 cannot be divided among 4 devices"),
-        (["--batch-size", "400"], "make no batch of 400; lower the batch size"),
-        (["--model", "resnet"], "unknown model 'resnet'; known: report"),
-        (["--rotation", "200"], "rotation 200.0 is not between 0 and 180"),
+        (["--batch-size", "400"], "are fewer than one batch of 400; lower the batch size"),
+        (["--model", "resnet"], "unknown model 'resnet'; use one of report"),
+        (["--rotation", "200"], "rotation 200.0: must be between 0 and 180"),
         (["--data", "gone"], "gone: holds no prepared data set"),
         (["--output", "file/run"], "file/run: cannot be written"),
     ],
@@ -223,7 +223,9 @@ def test_sigterm_saves_exits_with_143_and_resume_continues(data, tmp_path):
     assert program.returncode == 128 + signal.SIGTERM
     steps = [json.loads(line)["step"] for line in (output / "steps.jsonl").read_text().splitlines()]
     stopped = err.splitlines()[-1]
-    assert stopped == f"fakeface: stopped by SIGTERM after step {steps[-1]}, saved; resume with --resume"
+    assert (
+        stopped == f"fakeface: stopped by SIGTERM after step {steps[-1]}; everything is saved, continue with --resume"
+    )
     assert "lowest validation loss" not in out
     epochs = steps[-1] // 12 + 1
     assert main(words(data, output, *arguments, "--resume", epochs=epochs)) == 0
@@ -234,5 +236,5 @@ def test_sigterm_saves_exits_with_143_and_resume_continues(data, tmp_path):
 def test_evaluate_with_the_wrong_crops_is_refused(tiny_bundle, data, tmp_path, capsys):
     code = main(["evaluate", "--bundle", str(tiny_bundle), "--data", str(data), "--output", str(tmp_path / "out")])
     assert code == 2
-    assert "build the data for it" in capsys.readouterr().err
+    assert "build the data " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -73,19 +73,19 @@ def test_resume_skips_what_is_done_and_nothing_else(score, clips):
         clips / "a" / "clip.mp4", clips / "b" / "clip.mp4", *words[1:], "--resume", "--format", "jsonl"
     )
     assert code == 0
-    assert err.count("not scored again") == 1
+    assert err.count("has a report already") == 1
     records = [json.loads(line) for line in out.splitlines()]
     assert [Path(record["input"]).parent.name for record in records] == ["a", "b"]
     assert records[0] == json.loads(first.read_text())
     assert first.stat().st_mtime_ns == before
     assert len(list(reports.iterdir())) == 2
     # Other settings, other bytes, a damaged report: scored again.
-    assert "not scored again" not in score(*words, "--resume", "--rule", "median")[2]
-    assert "not scored again" not in score(words[0], "--frames", 7, *words[3:], "--resume")[2]
+    assert "has a report already" not in score(*words, "--resume", "--rule", "median")[2]
+    assert "has a report already" not in score(words[0], "--frames", 7, *words[3:], "--resume")[2]
     first.write_text("{")
-    assert "not scored again" not in score(*words, "--resume")[2]
+    assert "has a report already" not in score(*words, "--resume")[2]
     (clips / "a" / "clip.mp4").write_bytes(CLIP.read_bytes() + b"\0")
-    assert "not scored again" not in score(*words, "--resume")[2]
+    assert "has a report already" not in score(*words, "--resume")[2]
 
 
 def test_resume_without_reports_is_refused(score, clips):
@@ -127,7 +127,7 @@ def test_verify_refuses_another_model(score, clips):
     report.write_text(json.dumps(record))
     code, _, err = score(report, video, command="verify")
     assert code == 2
-    assert "name that one with --model" in err
+    assert "name the report's model with --model" in err
 
 
 def test_pages_are_written_for_each_video(score, clips):

@@ -129,14 +129,14 @@ def test_what_cannot_be_compared():
         compare(old, changed(labels=1 - faces.labels))
     with pytest.raises(DataError, match="sources of 80 faces differ"):
         compare(old, changed(sources=np.where(faces.sources == "a", "c", faces.sources)))
-    with pytest.raises(DataError, match="old and new scored no common face"):
+    with pytest.raises(DataError, match="old and new have no face in common"):
         compare(old, changed(ids=np.char.add("x", faces.ids)))
     with pytest.raises(DataError, match="new: x stands for several faces"):
         compare(old, changed(ids=np.full(240, "x")))
     comparison = compare(old, new, resamples=5)
     with pytest.raises(ConfigError, match="no figure 'auk' of 'a'"):
         comparison.change("auk", "a")
-    with pytest.raises(ConfigError, match="between 0 and 1, not 2"):
+    with pytest.raises(ConfigError, match="between 0 and 1; got 2"):
         comparison.losses(2.0)
 
 
@@ -171,7 +171,7 @@ def test_reports_that_cannot_be_read(tmp_path):
         read_report(tmp_path)
     for text in ("{", "[]", '{"calibration": {}, "bands": null}', '{"calibration": {"scale": -1}, "bands": null}'):
         (tmp_path / "metrics.json").write_text(text)
-        with pytest.raises(DataError, match="is no report of fakeface evaluate"):
+        with pytest.raises(DataError, match="is not a report of fakeface evaluate"):
             read_report(tmp_path)
     (tmp_path / "metrics.json").write_text('{"calibration": {}, "bands": null, "context": {}}')
     with pytest.raises(DataError, match=r"predictions\.parquet: cannot read predictions"):

@@ -147,7 +147,7 @@ def test_odd_pictures_run(small):
         ({"dropout": float("nan")}, "dropout nan"),
         ({"drop_path": -0.1}, "drop_path -0.1"),
         ({"frozen_stages": -1}, "frozen_stages -1"),
-        ({"frozen_stages": STAGES}, "the head always trains"),
+        ({"frozen_stages": STAGES}, "the head is always trained"),
     ],
 )
 def test_impossible_settings_are_refused(settings, why):

@@ -131,7 +131,7 @@ def test_report_errors_leave_nothing_behind(evaluation, tmp_path):
             write_report(evaluation, tmp_path / "bad", "title", context)
     assert not (tmp_path / "bad").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(OpenError, match="cannot be made a directory"):
+    with pytest.raises(OpenError, match="directory cannot be created"):
         write_report(evaluation, tmp_path / "file", "title", {})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

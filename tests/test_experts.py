@@ -197,9 +197,9 @@ def test_a_head_on_another_backbone_than_it_was_made_with_is_refused(fused):
     config = config | {"backbone_sha256": "0" * 64}
     if fused:
         config, weights = _fusion((config, weights), _report())
-    with pytest.raises(BundleError, match="another backbone"):
+    with pytest.raises(BundleError, match="not the backbone that the bundle was made with"):
         OpenVinoBackend.of(dataclasses.replace(spec, model=config), weights)
-    with pytest.raises(BundleError, match="another backbone"):
+    with pytest.raises(BundleError, match="not the backbone that the bundle was made with"):
         reference_logits(dataclasses.replace(spec, model=config), weights)
 
 
@@ -227,10 +227,10 @@ def test_a_setting_that_does_not_fit_the_backbone_is_refused(settings):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"name": "experts"}, "lists the networks"),
-        ({"name": "experts", "experts": "report"}, "lists the networks"),
+        ({"name": "experts"}, "must list the networks"),
+        ({"name": "experts", "experts": "report"}, "must list the networks"),
         ({"name": "experts", "experts": []}, "at least one"),
-        ({"name": "experts", "size": 64, "experts": [REPORT]}, "one size"),
+        ({"name": "experts", "size": 64, "experts": [REPORT]}, "must take crops of the fusion's size"),
         ({"name": "experts", "experts": [{"name": "unheard"}]}, "unknown model"),
     ],
 )

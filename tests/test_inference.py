@@ -126,15 +126,15 @@ def test_what_cannot_be_asked_is_said_before_anything_is_scored(data, whole_bund
     without = bundle_at(tmp_path / "without", tiny_bundle, data, "light")
     loso = ["--protocol", "leave-one-source-out"]
     for words, message in (
-        (["--protocol", "unseen-method"], "was trained on all sources, so no method is unseen"),
-        (loso, "go together; give both or neither"),
-        (["--runs", tmp_path], "go together; give both or neither"),
-        ([*loso, "--runs", tmp_path / "without"], "holds no loso-SOURCE/bundle; train the runs first"),
+        (["--protocol", "unseen-method"], "was trained on all sources, so it has seen every method"),
+        (loso, "belong together; name both or neither"),
+        (["--runs", tmp_path], "belong together; name both or neither"),
+        ([*loso, "--runs", tmp_path / "without"], "contains no loso-SOURCE/bundle; train the runs first"),
         (
             [*loso, "--runs", tmp_path / "runs", "--bundle", without],
-            "left out light, as loso-light did; name a bundle that was trained on it",
+            "was trained without light, as loso-light was; to compare the runs with it, name a --bundle",
         ),
-        ([*loso, "--runs", tmp_path / "runs"], "was trained on light; train it with --loader.leave-out light"),
+        ([*loso, "--runs", tmp_path / "runs"], "was trained on light; train it with --leave-out light"),
     ):
         bundle = [] if "--bundle" in words else ["--bundle", whole_bundle]
         assert evaluate(data, tmp_path / "out", *bundle, *words) == 2

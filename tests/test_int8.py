@@ -51,10 +51,10 @@ def test_no_other_arithmetic_will_do(made, monkeypatch):
     _, rounded = made
     with pytest.raises(ConfigError, match="computes in int8, which JAX does not"):
         create_backend(rounded, "jax")
-    with pytest.raises(ConfigError, match=r"OpenVINO answers .* is right; use the model that it was made of"):
+    with pytest.raises(ConfigError, match=r"OpenVINO computes .* instead of .*; use the float32 model it came from"):
         create_backend(dataclasses.replace(rounded, reference=(5.0, 5.0)))
     spec = dataclasses.replace(rounded.spec, model={**rounded.spec.model, "dtype": "bfloat16"})
-    with pytest.raises(ConfigError, match="only networks that OpenVINO runs"):
+    with pytest.raises(ConfigError, match="only for networks that OpenVINO runs"):
         int8.observed_ranges(dataclasses.replace(rounded, spec=spec), faces(1))
     with pytest.raises(ConfigError, match="there are none"):
         int8.observed_ranges(rounded, faces(1)[:0])

@@ -35,7 +35,7 @@ def test_alphabetical_order_of_the_words_does_not_matter(words):
 
 @pytest.mark.parametrize("word", ["", "2", "-1", "reals", "not fake", "true", True, "1.0", "fake/", "none"])
 def test_nothing_is_guessed_about_other_words(word):
-    with pytest.raises(DataError, match="names neither real nor fake"):
+    with pytest.raises(DataError, match="is not a label"):
         parse_label(word)
 
 

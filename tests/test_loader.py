@@ -146,7 +146,7 @@ def test_worker_processes_restore_exactly_and_end_cleanly():
 
 def test_a_batch_larger_than_the_data_is_refused():
     for make in (steps_per_epoch, lambda source, config: train_batches(source, config, seed=0, processes=(0, 1))):
-        with pytest.raises(DataError, match="7 training samples make no batch of 8; lower the batch size"):
+        with pytest.raises(DataError, match="7 training samples are fewer than one batch of 8; lower the batch size"):
             make(Numbered(7), LoaderConfig(batch_size=8))
         with pytest.raises(DataError, match="0 training samples"):
             make(Numbered(0), LoaderConfig(batch_size=1))
@@ -374,11 +374,11 @@ def test_reals_are_drawn_more_often_where_some_become_fakes():
 
 
 def test_a_balance_that_cannot_be_had_is_refused():
-    with pytest.raises(ConfigError, match=r"at most half of the reals turned into fakes, not 0\.6"):
+    with pytest.raises(ConfigError, match=r"at most half of the reals .*lower the share 0\.6"):
         merged_batches(1, PseudoFakeConfig(self_blended=0.6), balance="class")
     with pytest.raises(ConfigError, match=r"draw each real sample 10\.0 times as often; raise max_repeats"):
         group_shares({(0, ""): 5, (1, ""): 95}, LoaderConfig(balance="class"))
-    with pytest.raises(DataError, match="needs reals and fakes; the training split has no real ones"):
+    with pytest.raises(DataError, match="needs reals and fakes, but the training split has no real samples"):
         merged_batches(1, balance="class", rows=[("old", 1, "gan")] * 20)
     with pytest.raises(DataError, match="tiny has 2 samples, fewer than the 4 processes"):
         merged_batches(
@@ -424,7 +424,7 @@ def test_what_is_left_out_is_not_drawn():
 
 
 def test_a_name_that_matches_nothing_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="leave_out 'olf' matches nothing; there are big, big/swap, old, old/gan"):
+    with pytest.raises(ConfigError, match="leave_out 'olf' matches nothing; use one of big, big/swap, old, old/gan"):
         kept_indices(Merged(pictures=False), ("olf",))
     with pytest.raises(ConfigError, match="'small/gan' matches nothing"):
         merged_batches(1, leave_out=("small/gan",))
@@ -437,7 +437,7 @@ def test_evaluation_leaves_out_the_same_and_minds_no_name_it_lacks():
     drawn = joined(batches, "image")[joined(batches, "mask") > 0][:, 0, 0, 0]
     rows = [row for row, (source, _, method) in enumerate(MERGE) if source != "big" and method != "gan"]
     assert drawn.tolist() == rows
-    with pytest.raises(DataError, match="none of 144 samples is left"):
+    with pytest.raises(DataError, match="none of 144 samples remains"):
         next(evaluation_batches(Merged(), 16, processes=(0, 1), leave_out=("big", "small", "old")))
 
 
@@ -460,7 +460,7 @@ def test_impossible_balance_settings_are_refused(settings):
 
 
 def test_an_unknown_balance_is_refused(unchecked_types):
-    with pytest.raises(ConfigError, match="balance 'sources' is not one of none, class, source"):
+    with pytest.raises(ConfigError, match="balance 'sources' is unknown; use none, class or source"):
         LoaderConfig(balance="sources")
 
 

@@ -105,7 +105,7 @@ def test_unreadable_pictures_are_listed_with_their_reason(tmp_path):
     assert all(reason.startswith("unreadable: ") for reason in reasons.values())
     assert "empty" in reasons["a/fake/empty.jpg"]
     assert len(manifest.used()) == 2
-    assert "left out: 3 of a: unreadable" in manifest.counts_table()
+    assert "excluded: 3 of a: unreadable" in manifest.counts_table()
     assert all(row.split == "" for row in manifest.left_out())
 
 
@@ -169,7 +169,7 @@ def test_nothing_is_held_out_of_a_train_only_source(tmp_path):
 
 def test_unknown_train_only_sources_and_empty_merges_are_refused(tmp_path):
     a = many(tmp_path / "a", range(2))
-    with pytest.raises(ConfigError, match=r"no such source: typo; there are \['a'\]"):
+    with pytest.raises(ConfigError, match=r"no such source: typo; use one of \['a'\]"):
         merge([a], train_only=["typo"])
     with pytest.raises(ConfigError, match="none given"):
         merge([])
@@ -239,7 +239,7 @@ def test_a_failed_save_keeps_the_old_manifest_and_leaves_nothing(tmp_path, monke
 
 
 def test_an_empty_manifest_is_not_saved(tmp_path):
-    with pytest.raises(DataError, match="empty manifest"):
+    with pytest.raises(DataError, match="manifest is empty"):
         Manifest(()).save(tmp_path / "m.parquet")
     assert list(tmp_path.iterdir()) == []
 

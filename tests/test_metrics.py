@@ -282,7 +282,7 @@ def test_predictions_refuse_what_cannot_be_measured():
         ({"labels": np.array([0, 2], np.int8)}, "face-1: label 2"),
         ({"logits": np.array([0.0, np.nan], np.float32)}, "face-1: logit is nan"),
         ({"logits": np.array([1e300, 0.0])}, "logit is inf"),
-        ({"sizes": np.array([0.0, 80.0])}, "face-0: a face of 0 pixels"),
+        ({"sizes": np.array([0.0, 80.0])}, "face-0: the face size 0 must be positive"),
     ):
         with pytest.raises(DataError, match=message):
             dataclasses.replace(good, **change)
@@ -346,5 +346,5 @@ def test_predictions_file_errors_name_the_file(tmp_path):
     for path in (tmp_path / "missing.parquet", broken, tmp_path):
         with pytest.raises(DataError, match=path.name):
             Predictions.load(path)
-    with pytest.raises(OpenError, match="cannot be made a directory"):
+    with pytest.raises(OpenError, match="directory cannot be created"):
         make_predictions([0, 1], [0, 1]).save(broken / "below-a-file.parquet")

@@ -183,7 +183,7 @@ def test_seeds_decide_the_weights():
     ("config", "words"),
     [
         ({}, "unknown model None"),
-        ({"name": "resnet"}, "unknown model 'resnet'; known: report"),
+        ({"name": "resnet"}, "unknown model 'resnet'; use one of report"),
         ({"name": ["report"]}, "unknown model"),
         ({"name": "report", "depth": 3}, "depth"),
         ({"name": "report", "size": 31}, "at least 32"),
@@ -202,7 +202,7 @@ def test_foreign_weights_are_refused(weights):
         apply_function(config, {name: value for name, value in weights.items() if name != "dense2.bias"})
     with pytest.raises(BundleError, match=r"extra\.kernel"):
         apply_function(config, weights | {"extra.kernel": np.zeros(1, np.float32)})
-    with pytest.raises(BundleError, match=r"dense1\.kernel has shape \(36992, 256\), the model's is \(512, 256\)"):
+    with pytest.raises(BundleError, match=r"dense1\.kernel has shape \(36992, 256\), but the model's has \(512, 256\)"):
         apply_function(config | {"size": 32}, weights)
 
 

@@ -71,7 +71,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(fifo)
     link.symlink_to("/dev/null")
     for path in (fifo, link, "/dev/null"):
-        with pytest.raises(OpenError, match="cannot be written: it is no ordinary file"):
+        with pytest.raises(OpenError, match="cannot be written: it is not a regular file"):
             write(path)
     with pytest.raises(OpenError, match="cannot be written: it is a directory"):
         write(tmp_path)
@@ -103,5 +103,5 @@ def test_make_directory(tmp_path):
     assert make_directory(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
-        with pytest.raises(OpenError, match="cannot be made a directory"):
+        with pytest.raises(OpenError, match="directory cannot be created"):
             make_directory(path)

@@ -113,7 +113,7 @@ def test_few_faces_say_so(classifier):
     groups = np.repeat(["a", "b", "c", "d"], 5)
     done = recalibrate(classifier, own(np.linspace(-1, 1, 20), groups=groups))
     assert done.spec.operating_points[0].rate_high > 0.5
-    with pytest.raises(DataError, match=r"19 real faces are too few .* give at least 20"):
+    with pytest.raises(DataError, match=r"19 real faces are too few .* name at least 20"):
         recalibrate(classifier, own(np.linspace(-1, 1, 19)))
     with pytest.raises(DataError, match=r"3 fakes are too few .* only the reals with --reals"):
         recalibrate(classifier, own(np.linspace(-1, 1, 30), [1, 2, 3]))
@@ -168,13 +168,13 @@ def test_faces_are_found_as_in_use(face_picture, faceless_picture, classifier, t
 
 
 def test_what_is_no_labelled_folder_is_refused(pictures, classifier, tmp_path):
-    with pytest.raises(DataError, match=r"no folder in it is called real or fake; .* give --reals"):
+    with pytest.raises(DataError, match=r"no folder named real or fake; .* with --reals"):
         labelled(str(tmp_path))
-    with pytest.raises(DataError, match="lies in a folder of fakes; give --data instead"):
+    with pytest.raises(DataError, match="lies in a folder of fakes; use --data instead"):
         reals_of(pictures)
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="contains no pictures"):
         reals_of(tmp_path)
-    with pytest.raises(ConfigError, match="is no source"):
+    with pytest.raises(ConfigError, match="is not a source"):
         labelled("nothing")
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").write_bytes(b"no picture")
@@ -187,9 +187,9 @@ def test_the_command_writes_a_new_bundle_beside_the_old(pictures, tiny_bundle, t
     words = ["calibrate", "--bundle", str(tiny_bundle), "--whole-image"]
     assert main([*words, "--data", str(pictures), "--output", str(tmp_path / "both")]) == 0
     out, err = capsys.readouterr()
-    assert "24 real and 21 fake faces, 4 pictures left out" in out
+    assert "24 real and 21 fake faces, 4 pictures excluded" in out
     assert f"bundle: {tmp_path / 'both'}" in out
-    assert err.count("left out: ") == 4
+    assert err.count("excluded: ") == 4
     assert {path.name: path.read_bytes() for path in tiny_bundle.iterdir()} == before
     new = load_bundle(tmp_path / "both")
     assert (tmp_path / "both" / "weights.safetensors").read_bytes() == before["weights.safetensors"]
@@ -198,10 +198,10 @@ def test_the_command_writes_a_new_bundle_beside_the_old(pictures, tiny_bundle, t
     assert len(new.spec.provenance["recalibration"]["pictures_sha256"]) == 64
     assert main([*words, "--reals", str(pictures / "real"), "--output", str(tmp_path / "reals")]) == 0
     out, _ = capsys.readouterr()
-    assert "25 real and 0 fake faces, 2 pictures left out" in out
+    assert "25 real and 0 fake faces, 2 pictures excluded" in out
     assert "Without fakes, P(fake)" in out
     assert main([*words, "--data", str(pictures), "--output", str(tiny_bundle)]) == 2
-    assert "is the bundle that is recalibrated, and stays" in capsys.readouterr().err
+    assert "is the bundle to recalibrate, which is kept" in capsys.readouterr().err
     assert main([*words, "--output", str(tmp_path / "x")]) == 2
-    assert "give either --data" in capsys.readouterr().err
+    assert "name either --data" in capsys.readouterr().err
     assert json.loads((tmp_path / "reals" / "bundle.json").read_text())["calibration"]["method"] == "none"

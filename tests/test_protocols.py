@@ -259,7 +259,7 @@ def test_leave_one_source_out_and_its_mean():
 
 def test_runs_that_saw_the_source_are_refused():
     clean = [scorer().scored("test")]
-    with pytest.raises(DataError, match=r"runs/loso-a: was trained on a; train it with --loader\.leave-out a"):
+    with pytest.raises(DataError, match=r"runs/loso-a: was trained on a; train it with --leave-out a"):
         protocols.leave_one_source_out({"a": [scorer("runs/loso-a", left_out=["b"])]}, clean, LABELLED, "test")
     with pytest.raises(DataError, match="no runs"):
         protocols.leave_one_source_out({}, clean, LABELLED, "test")

@@ -51,5 +51,5 @@ def test_a_network_is_given_the_residual():
 
 
 def test_an_unknown_input_is_refused():
-    with pytest.raises(ConfigError, match="unknown input 'wavelet' of a network; known: rgb, residual"):
+    with pytest.raises(ConfigError, match="unknown input 'wavelet' of a network; use one of rgb, residual"):
         build_network({"name": "report", "size": 32, "input": "wavelet"}, seed=0)

@@ -92,7 +92,7 @@ def test_sizes_below_the_limit_lose_detail():
     [("jpeg", 0), ("jpeg", 101), ("jpeg", 50.5), ("blur", -1), ("noise", float("nan")), ("resize", 11.5), ("fog", 1)],
 )
 def test_impossible_strengths_are_refused(kind, strength, unchecked_types):
-    with pytest.raises(ConfigError, match=r"no strength of|unknown degradation"):
+    with pytest.raises(ConfigError, match=r"not a valid strength of|unknown degradation"):
         Degradation(name="x", kind=kind, strength=strength)
 
 

@@ -163,7 +163,7 @@ def test_the_command_prints_scores(face, capfd):
     assert {record["input"] for record in records} == {server.url.replace("rtsp://", "rtsp://***@")}
     reasons = [record["reason"] for record in records if record.get("state") == "backoff"]
     assert any("could not be opened" in reason for reason in reasons)
-    assert error.endswith(": no picture came\n")
+    assert error.endswith(": no picture was received; check that the source is on\n")
     assert server.refused >= 2
     assert SECRET not in out + refused + error
 

@@ -139,7 +139,7 @@ def test_140k_is_read_without_its_csvs(place):
 def test_140k_whose_csv_disagrees_with_the_folder_is_refused(place):
     tables = csvs_140k(valid_fake_00002_jpg="real")
     make(place, [*KAGGLE_140K, *tables], {**dict.fromkeys(KAGGLE_140K, b"x"), **tables})
-    with pytest.raises(DataError, match=r"valid/fake/00002\.jpg lies under validation/fake, its CSV says"):
+    with pytest.raises(DataError, match=r"valid/fake/00002\.jpg is in validation/fake, but its CSV says"):
         read_source(f"140k:{place}")
 
 
@@ -267,7 +267,7 @@ def test_sources_that_are_not_there_say_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such file or directory; download it"):
         read_source(f"ciplab:{tmp_path / 'nowhere.zip'}")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(DataError, match="not a readable zip archive"):
+    with pytest.raises(DataError, match="nor a readable zip archive"):
         read_source(f"ciplab:{tmp_path / 'broken.zip'}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no labelled pictures found"):
@@ -307,7 +307,7 @@ def test_a_csv_from_a_spreadsheet_is_read(tmp_path, bom, newline):
 def test_only_the_named_sources_of_a_csv_are_taken(tmp_path):
     spec = write_csv(tmp_path, "path,label,source\na,real,one\nb,fake,two\nc,fake,three\n")
     assert {sample.source for sample in read_source(f"{spec}@one,three")} == {"one", "three"}
-    with pytest.raises(DataError, match="has no source four; there are one, three, two"):
+    with pytest.raises(DataError, match="has no source four; use one, three, two"):
         read_source(f"{spec}@one,four")
 
 
@@ -319,9 +319,9 @@ def test_only_the_named_sources_of_a_csv_are_taken(tmp_path):
         ("label,file\nreal,a.jpg\n", "column 'path' is missing"),
         ("path;label\na.jpg;real\n", "is missing"),
         ("path,label\n", "no labelled pictures found"),
-        ("path,label\na.jpg,maybe\n", "row 2: 'maybe' names neither real nor fake"),
-        ("path,label\na.jpg,real\n,fake\n", "row 3 lacks a path or a label"),
-        ("path,label\na.jpg\n", "row 2 lacks a path or a label"),
+        ("path,label\na.jpg,maybe\n", "row 2: 'maybe' is not a label"),
+        ("path,label\na.jpg,real\n,fake\n", "row 3 has no path or no label"),
+        ("path,label\na.jpg\n", "row 2 has no path or no label"),
         ("path,label,split\na.jpg,real,holdout\n", "row 2: unknown split 'holdout'"),
         (b"path,label\n\xff.jpg,real\n", "cannot be read as CSV"),
     ],

@@ -107,5 +107,5 @@ def test_what_is_left_out_is_not_seen():
     confused = fit_baseline(*(joined(*parts) for parts in zip(a, c, strict=True)))
     assert evaluate(confused.predict(test), resamples=2).overall.metrics["auc"].value < 0.9
     # One kind of fakes of a source: its reals stay.
-    with pytest.raises(DataError, match="training without a/blurred: has not both classes"):
+    with pytest.raises(DataError, match="training without a/blurred: lacks one of the two classes"):
         fit_baseline(*a, leave_out=["a/blurred"])

@@ -197,14 +197,14 @@ def test_weights_of_another_variant_are_refused_in_one_line(tmp_path, start):
         from fakeface_jax.models.starting_weights import _imagenet_file
 
         source = str(_imagenet_file("efficientnet_lite0"))
-    with pytest.raises(ConfigError, match="its weights are not those of 'efficientnet_lite1'") as caught:
+    with pytest.raises(ConfigError, match="the weights do not belong to 'efficientnet_lite1'") as caught:
         start_from(drawn(1), source)
     assert str(caught.value).startswith(source)
     assert "\n" not in str(caught.value)
 
 
 def test_the_reports_bundle_is_no_start_of_an_efficientnet(tiny_bundle):
-    with pytest.raises(ConfigError, match="not those of 'efficientnet_lite0'"):
+    with pytest.raises(ConfigError, match="do not belong to 'efficientnet_lite0'"):
         start_from(drawn(), str(tiny_bundle))
     report = build_network({"name": "report", "size": 64}, seed=1)
     started = flatten_state(start_from(report, str(tiny_bundle)).params)
@@ -225,7 +225,9 @@ def test_unknown_sources_are_refused(tmp_path, monkeypatch, source):
     (tmp_path / "weights.h5").write_bytes(b"x")
     net = drawn()
     # The empty path is the current directory, which holds no bundle.
-    with pytest.raises((ConfigError, BundleError), match="no bundle here" if source == "" else "is no start"):
+    with pytest.raises(
+        (ConfigError, BundleError), match="no bundle here" if source == "" else "cannot be used as a start"
+    ):
         start_from(net, source)
 
 
@@ -254,7 +256,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name):
 def test_names_that_only_resemble_theirs_are_left_out(tmp_path, extra):
     assert not {name for name in efficientnet_names(extra) if name not in ("stages.0.0.project",)}
     save_file(extra, tmp_path / "odd.safetensors")
-    with pytest.raises(ConfigError, match="its weights are not those of"):
+    with pytest.raises(ConfigError, match="the weights do not belong to"):
         start_from(drawn(), str(tmp_path / "odd.safetensors"))
 
 

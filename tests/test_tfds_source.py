@@ -111,9 +111,9 @@ def prepare_foreign(folder, name, feature):
 @pytest.mark.parametrize(
     ("name", "feature", "words"),
     [
-        ("label", tfds.features.ClassLabel(names=["cat", "dog"]), "names neither real nor fake"),
+        ("label", tfds.features.ClassLabel(names=["cat", "dog"]), "is not a label"),
         ("label", tfds.features.Scalar(np.int64), "its labels have no names"),
-        ("class", tfds.features.ClassLabel(names=["real", "fake"]), "needs the features image and label"),
+        ("class", tfds.features.ClassLabel(names=["real", "fake"]), "lacks the feature image or label"),
     ],
 )
 def test_a_dataset_about_something_else_is_refused(tmp_path, name, feature, words):

@@ -190,32 +190,32 @@ def test_truncated_files_are_refused(tmp_path, layout, length):
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
     refused(tmp_path / "none.pth", "No such file", "check the path")
-    refused(tmp_path, "no regular file")
+    refused(tmp_path, "not a regular file")
     (tmp_path / "text.pth").write_text("weights\n")
     refused(tmp_path / "text.pth")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": 1}))
-    refused(tmp_path / "pickle.pth", "does not begin as one")
+    refused(tmp_path / "pickle.pth", "does not begin like a PyTorch file")
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("picture.png", b"x")
     refused(tmp_path / "zip.pth", "no data.pkl")
     os.mkfifo(tmp_path / "pipe.pth")
-    refused(tmp_path / "pipe.pth", "no regular file")
+    refused(tmp_path / "pipe.pth", "not a regular file")
 
 
 @pytest.mark.parametrize(
     ("pickled", "why"),
     [
         (b"K\x01", "a int, not a state dictionary"),
-        (dictionary(a=b"K\x01"), "entry 'a' is no tensor"),
-        (dictionary(state_dict=dictionary(**TWO)), "entry 'state_dict' is no tensor"),
-        (b"}" + number(1) + TWO["second"] + b"s", "keys are no texts"),
+        (dictionary(a=b"K\x01"), "entry 'a' is not a tensor"),
+        (dictionary(state_dict=dictionary(**TWO)), "entry 'state_dict' is not a tensor"),
+        (b"}" + number(1) + TWO["second"] + b"s", "keys are not strings"),
         (dictionary(a=tensor(storage("5", 2), numbers(2), numbers(1))), "a part is missing"),
         (dictionary(a=tensor(storage("0", 25), numbers(2), numbers(1))), "ends too early"),
         (dictionary(a=tensor(storage("0", -1), numbers(2), numbers(1))), "does not make sense"),
         (dictionary(a=tensor(b"N", numbers(2), numbers(1))), "no storage"),
         (dictionary(a=tensor(storage("0", 2, "BFloat16Storage"), numbers(2), numbers(1))), "torch.BFloat16Storage"),
         (dictionary(a=tensor(several(text("storage"), text("f"), text("0"), text("c"), b"K\x02") + b"Q", b")", b")"))
-         , "type is none"),
+         , "has an unknown type"),
         (dictionary(a=text("x") + b"Q"), "unknown kind of reference"),
         (b"t", ""),
         (b"h\x09", ""),
@@ -280,7 +280,7 @@ def test_a_file_cannot_change_the_reader(tmp_path, target):
     """BUILD sets attributes, also of classes: a file could so spoil the reading of all later ones."""
     before = {name: vars(torch_files._Tensor)[name] for name in ("__init__", "array")}
     for state in (b"}" + text("array") + DICTIONARY + b"s", b"N}" + text("array") + DICTIONARY + b"s\x86"):
-        refused(new_file(tmp_path / "a.pth", target + state + b"b"), "no dictionary")
+        refused(new_file(tmp_path / "a.pth", target + state + b"b"), "not a dictionary")
     assert {name: vars(torch_files._Tensor)[name] for name in before} == before
     pickled = dictionary(**TWO) + b"}" + text("items") + DICTIONARY + b"sb"
     assert len(read_pth(new_file(tmp_path / "b.pth", pickled, **{"0": VALUES, "1": WHOLE}))) == 2
@@ -395,4 +395,4 @@ def test_what_pytorch_writes(tmp_path, new):
     for name, value in state.items():
         np.testing.assert_array_equal(found[name], value.numpy())
     torch.save(model, tmp_path / "b.pth", _use_new_zipfile_serialization=new)
-    refused(tmp_path / "b.pth", "torch.nn.modules.container.Sequential, which is no tensor")
+    refused(tmp_path / "b.pth", "torch.nn.modules.container.Sequential, which is not a tensor")

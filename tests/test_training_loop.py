@@ -292,7 +292,9 @@ def test_kill_9_and_resume_give_the_uninterrupted_sequence(finished, config, dat
 def test_sigterm_saves_and_the_sequence_continues(finished, config):
     reference, *_ = finished
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match=r"SIGTERM after step 29, saved; resume with --resume") as caught:
+    with pytest.raises(
+        Interrupted, match=r"SIGTERM after step 29; everything is saved, continue with --resume"
+    ) as caught:
         train(config, Recorder(at=(2, 10), action=terminate))
     assert (caught.value.signum, caught.value.step) == (signal.SIGTERM, 29)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -342,7 +344,7 @@ def test_resuming_a_finished_run_trains_nothing_more(finished, config):
 def test_a_directory_with_a_run_is_not_overwritten(finished):
     reference, *_ = finished
     before = {path: path.stat().st_mtime_ns for path in reference.output.rglob("*")}
-    with pytest.raises(ConfigError, match="holds a run already; add --resume"):
+    with pytest.raises(ConfigError, match="already contains a run; add --resume"):
         train(reference, Recorder())
     assert {path: path.stat().st_mtime_ns for path in reference.output.rglob("*")} == before
 
@@ -417,7 +419,7 @@ def test_dry_run_writes_nothing(config, data):
     ("change", "error", "words"),
     [
         ({"loader": LoaderConfig(batch_size=30)}, ConfigError, "cannot be divided among 4 devices"),
-        ({"loader": LoaderConfig(batch_size=400)}, DataError, "make no batch of 400; lower the batch size"),
+        ({"loader": LoaderConfig(batch_size=400)}, DataError, "are fewer than one batch of 400; lower the batch size"),
         ({"model": "resnet"}, ConfigError, "unknown model 'resnet'"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_update_learns_the_new_and_leaves_the_old_bundle(config, old, bundle)
     again = dataclasses.replace(
         config, data=(old / "data", config.output / "data"), bundle=done.bundle.path, output=config.output / "next"
     )
-    with pytest.raises(DataError, match=r"no picture of it is in the train split .*left out: exact duplicate"):
+    with pytest.raises(DataError, match=r"none of its pictures is in the train split .*excluded: exact duplicate"):
         update(again, Silent())
 
 
@@ -189,13 +189,13 @@ def test_a_loss_is_refused_and_can_be_judged_anew(config, bundle, monkeypatch, c
     change = json.loads((config.output / "comparison.json").read_text())["losses"]["old"]["value"]
     assert code == 1
     assert change < -0.02
-    assert f"fakeface: refused: old changes by {change:+.3f} (95 % interval" in err
+    assert f"fakeface: rejected: old changes by {change:+.3f} (95 % interval" in err
     assert "--max-loss allows 0.02" in err
     assert "| old | AUC | 10 | 10 | 20 |" in out
     assert "bundle: " not in out
     assert not (config.output / "bundle").exists()
     assert main(words) == 2
-    assert "holds an update already; add --resume" in capsys.readouterr().err
+    assert "already contains an update; add --resume" in capsys.readouterr().err
     assert main([*words, "--resume", "--max-loss", "1"]) == 0
     assert f"bundle: {config.output / 'bundle'}" in capsys.readouterr().out
     assert load_bundle(config.output / "bundle").spec.name == "run"
@@ -209,12 +209,12 @@ def test_what_does_not_fit_is_refused_before_training(config, old, tmp_path):
     merge([config.new]).save(tmp_path / "other.parquet")
     refused("other.parquet: does not list old/.* name the manifest", manifest=tmp_path / "other.parquet")
     write(tmp_path / "few", {"train": 3}, picture, seed=2)
-    refused("no picture of it is in the test split", DataError, new=f"folder:{tmp_path / 'few'}@few")
+    refused("none of its pictures is in the test split", DataError, new=f"folder:{tmp_path / 'few'}@few")
     write(tmp_path / "same", NEW, picture, seed=3)
     refused("rename the source", new=f"folder:{tmp_path / 'same'}@old")
     refused("the bundle takes", bundle=None)
     assert not config.output.exists()
-    with pytest.raises(ConfigError, match="not between 0 and 1"):
+    with pytest.raises(ConfigError, match="must be between 0 and 1"):
         dataclasses.replace(config, share=1.0)
 
 
@@ -281,7 +281,7 @@ def test_replay_of_both_classes_pseudo_fakes_and_sources():
     drawn = replay(both, 20, LoaderConfig(batch_size=20), share=0.25, epochs=1, seed=1, pseudo=pseudo)
     labels = np.array([both[row]["label"] for row in drawn.rows])
     assert np.mean(labels == 0) == pytest.approx(0.5 / 0.8, abs=0.02)
-    with pytest.raises(DataError, match="no training samples to replay"):
+    with pytest.raises(DataError, match="no training samples to repeat"):
         replay(both, 420, LoaderConfig(), share=0.5, epochs=1, seed=0)
 
 
@@ -310,11 +310,11 @@ def test_joined_data_sets_read_as_one(old, config, tmp_path):
     assert joined.manifest_sha256 not in (first.manifest_sha256, new.manifest_sha256)
     assert join_datasets([first]) is first
     assert open_dataset([old / "data"]).manifest_sha256 == first.manifest_sha256
-    with pytest.raises(DataError, match="is given twice"):
+    with pytest.raises(DataError, match="is named twice"):
         join_datasets([first, first])
-    with pytest.raises(DataError, match="was not cut as"):
+    with pytest.raises(DataError, match="its crops differ from those of"):
         join_datasets([first, dataclasses.replace(new, whole_images=False)])
-    with pytest.raises(DataError, match="is one data set"):
+    with pytest.raises(DataError, match="is a single data set"):
         newest(first, "train")
 
 
@@ -322,5 +322,5 @@ def test_runs_of_one_data_set_have_the_story_that_they_had():
     one = TrainConfig(data=Path("a"), output=Path("b"))
     assert "new_share" not in one.story()
     assert "epochs" not in one.story()
-    with pytest.raises(ConfigError, match="name two or more"):
+    with pytest.raises(ConfigError, match="at least two data directories"):
         dataclasses.replace(one, new_share=0.5)

@@ -124,7 +124,7 @@ def test_names_of_views_are_known(name):
 
 @pytest.mark.parametrize("name", ["", "raw", "Web", "drawn", "drawn-", "drawn--1", "drawn-1.5", "drawn-x", " clean"])
 def test_an_unknown_view_is_refused_with_the_views_there_are(name):
-    with pytest.raises(ConfigError, match="clean, web, hard and drawn-0"):
+    with pytest.raises(ConfigError, match="use clean, web, hard, drawn-0"):
         check_view(name)
     with pytest.raises(ConfigError, match="is not a view"):
         render_view(_ramp(40, 0), name, seed="a", size=64)

@@ -215,8 +215,8 @@ def test_resampling_keeps_constants_and_straight_lines():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"size": 15}, "no multiple"),
-        ({"heads": 3}, "divided among 3 heads"),
+        ({"size": 15}, "not a multiple"),
+        ({"heads": 3}, "multiple of its 3 heads"),
         ({"heads": 8, "position_grid": 0}, "rotary"),
         ({"dtype": "float16"}, "float16"),
         ({"activation": "tanh"}, "activation"),
@@ -362,14 +362,14 @@ def without(name):
     [
         (CONFIG | {"model_type": "swin"}, None, "model_type 'swin'"),
         (CONFIG | {"num_attention_heads": 3}, None, "3 heads"),
-        (CONFIG | {"patch_size": [4, 2]}, None, "no square"),
+        (CONFIG | {"patch_size": [4, 2]}, None, "not a square"),
         (CONFIG | {"hidden_act": "relu6"}, None, "relu6"),
         (CONFIG | {"num_channels": 1}, None, "1 channels"),
-        (CONFIG | {"num_hidden_layers": None}, None, "describes no network"),
-        (CONFIG | {"hidden_size": 16}, None, r"has shape .* does not fit"),
-        (CONFIG | {"num_hidden_layers": 2}, None, "has no weight blocks.1"),
-        (CONFIG | {"qkv_bias": False}, None, "does not promise: blocks.0.key.bias"),
-        (CONFIG, without("layernorm.bias"), "has no weight norm.bias"),
+        (CONFIG | {"num_hidden_layers": None}, None, "describes an unsupported network"),
+        (CONFIG | {"hidden_size": 16}, None, r"has shape .* requires"),
+        (CONFIG | {"num_hidden_layers": 2}, None, "lacks the weight blocks.1"),
+        (CONFIG | {"qkv_bias": False}, None, "do not belong to its config.json: blocks.0.key.bias"),
+        (CONFIG, without("layernorm.bias"), "lacks the weight norm.bias"),
     ],
 )
 def test_what_does_not_fit_is_one_line(config, weights, message, tmp_path, unchecked_types):
@@ -380,7 +380,7 @@ def test_what_does_not_fit_is_one_line(config, weights, message, tmp_path, unche
 
 
 def test_what_is_missing_or_damaged_says_what_to_do(tmp_path):
-    with pytest.raises(BundleError, match="no such directory"):
+    with pytest.raises(BundleError, match="the directory does not exist"):
         read_huggingface(tmp_path / "nowhere")
     with pytest.raises(BundleError, match=r"config\.json: cannot be read"):
         read_huggingface(tmp_path)
@@ -392,15 +392,15 @@ def test_what_is_missing_or_damaged_says_what_to_do(tmp_path):
     with pytest.raises(BundleError, match="save_pretrained"):
         read_huggingface(tmp_path)
     (tmp_path / "pytorch_model.bin").unlink()
-    with pytest.raises(BundleError, match=r"holds no \*\.safetensors"):
+    with pytest.raises(BundleError, match=r"contains no \*\.safetensors"):
         read_huggingface(tmp_path)
     for name in "ab":
         save_file(tensors(), tmp_path / f"{name}.safetensors")
     with pytest.raises(BundleError, match="no index"):
         read_huggingface(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
-    with pytest.raises(BundleError, match="names no files beside it"):
+    with pytest.raises(BundleError, match="must list files in the same directory"):
         read_huggingface(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(BundleError, match="is no JSON"):
+    with pytest.raises(BundleError, match="is not valid JSON"):
         read_huggingface(tmp_path)

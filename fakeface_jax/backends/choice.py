@@ -1,8 +1,8 @@
-"""Which backend runs a bundle's network.
+"""Chooses the backend that runs a bundle's network.
 
-On a CPU it is OpenVINO, for the networks that `layers.py` knows. It gets the weights of the same bundle, and has to
-give the answers that JAX gave when the bundle was saved (`reference.py`); if it does not, JAX it is. JAX also runs what
-OpenVINO cannot, and everything where it has an accelerator.
+On a CPU this is OpenVINO, for the networks that `inference_layers.py` knows. OpenVINO uses the weights of the same
+bundle and must reproduce the logits that JAX computed when the bundle was saved (`reference.py`); otherwise JAX is
+used. JAX also runs the networks that OpenVINO cannot run, and all networks on an accelerator.
 
 Example:
     >>> create_backend(load_bundle()).name
@@ -26,40 +26,42 @@ from fakeface_jax.bundle import Bundle
 from fakeface_jax.errors import BundleError, ConfigError
 
 BackendName = Literal["auto", "openvino", "jax"]
-"""`auto` chooses as the module says."""
+"""`auto` chooses as described in the module's docstring."""
 
 _log = logging.getLogger(__name__)
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """A network, ready to compute. Implementations are safe to call from several threads.
+    """A network that is ready to compute. Implementations are safe to call from several threads.
 
     Attributes:
-        name: `openvino` or `jax`, which is the distribution's name too.
+        name: `openvino` or `jax`, which is also the name of the distribution.
     """
 
     name: str
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
-        """Uncalibrated logits of crops of the model's size, in order; none of none."""
+        """Returns the uncalibrated logits of crops of the model's size, in order; an empty array for no crops."""
         ...
 
 
 def create_backend(bundle: Bundle, name: BackendName = "auto") -> Backend:
-    """Makes a bundle's network run.
+    """Creates the backend for a bundle's network.
 
     Raises:
-        ConfigError: an unknown name; or OpenVINO was asked for, by name or by a bundle in int8, and it is not
-            installed, cannot run this network, or gives other answers than it should.
-        BundleError: the network is unknown to this release, or the weights are not its own.
+        ConfigError: the name is unknown; or OpenVINO was requested, by name or by a bundle in int8, and it is not
+            installed, cannot run this network, or computes other answers than expected.
+        BundleError: this release does not know the network, or the weights belong to another one.
     """
     if name not in ("auto", "openvino", "jax"):
-        raise ConfigError(f"unknown backend {name!r}; known: auto, openvino, jax")
+        raise ConfigError(f"unknown backend {name!r}; use auto, openvino or jax")
     if bundle.spec.int8 is not None:
-        # Its probabilities and thresholds are those of int8: no other arithmetic will do.
+        # The bundle's probabilities and thresholds were fitted to int8 arithmetic and hold for no other.
         if name == "jax":
-            raise ConfigError(f"{bundle.path}: computes in int8, which JAX does not; use the model that it was made of")
+            raise ConfigError(
+                f"{bundle.path}: computes in int8, which JAX does not; use the float32 model it came from"
+            )
         return _checked_openvino(bundle)
     if name == "openvino" or (name == "auto" and not _has_accelerator()):
         try:
@@ -73,40 +75,40 @@ def create_backend(bundle: Bundle, name: BackendName = "auto") -> Backend:
 
 def _checked_openvino(bundle: Bundle) -> Backend:
     spec = bundle.spec
-    remedy = "choose the backend jax" if spec.int8 is None else "use the model that it was made of"
+    remedy = "choose the backend jax" if spec.int8 is None else "use the float32 model it came from"
     if importlib.util.find_spec("openvino") is None:
-        raise ConfigError(f"{bundle.path}: OpenVINO is not installed; pip install openvino, or {remedy}")
+        raise ConfigError(f"{bundle.path}: OpenVINO is not installed; run pip install openvino, or {remedy}")
     try:
         from fakeface_jax.backends.openvino import OpenVinoBackend
 
         backend = OpenVinoBackend.of(spec, bundle.weights)
         if backend is None:
             raise ConfigError(f"{bundle.path}: OpenVINO cannot run this network; {remedy}")
-        # One at a time, which prepares nothing but what the first picture needs.
+        # One at a time, which compiles only what the first picture needs anyway.
         answers = np.concatenate([backend.logits(crop[None]) for crop in probe_crops(spec.crop.size)])
     except (ImportError, OSError, RuntimeError) as error:
-        # Its library does not load here, or has no plug-in for this processor.
+        # Its library cannot be loaded, or it has no plug-in for this processor.
         raise ConfigError(f"{bundle.path}: OpenVINO does not work here: {error}; {remedy}") from error
     tolerance = TOLERANCE if spec.int8 is None else TOLERANCE_INT8
     expected = np.asarray(() if bundle.reference is None else bundle.reference, np.float32)
     if agrees(answers, expected, tolerance=tolerance):
         return backend
     if spec.int8 is None:
-        # A bundle of an older release, or one that got other weights since it was loaded: JAX is asked now.
+        # The bundle was made by an older release, or its weights changed after loading: JAX is asked now.
         try:
             expected = reference_logits(spec, bundle.weights)
         except ConfigError as error:
             raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
         if agrees(answers, expected):
             return backend
-    raise ConfigError(f"{bundle.path}: OpenVINO answers {answers} where {expected} is right; {remedy}")
+    raise ConfigError(f"{bundle.path}: OpenVINO computes {answers} instead of {expected}; {remedy}")
 
 
 def _has_accelerator() -> bool:
-    """Whether JAX would compute on something that is no CPU; imports JAX only where something says that it might."""
+    """Tells if JAX would use an accelerator; imports JAX only if there are signs of one."""
     if "jax" not in sys.modules:
         named = set(os.environ.get("JAX_PLATFORMS", "").split(",")) - {""}
-        # What brings an accelerator to JAX: its plug-ins, and the library of TPUs.
+        # Accelerators come to JAX through its plug-ins or the library of TPUs.
         brought = any(importlib.util.find_spec(name) is not None for name in ("jax_plugins", "libtpu"))
         if named == {"cpu"} or not (named or brought):
             return False

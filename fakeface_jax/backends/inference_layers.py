@@ -1,8 +1,8 @@
-"""A trained network as a plain list of layers with their weights: what a runtime other than JAX is built from.
+"""A trained network as a plain list of layers with their weights, from which other runtimes than JAX are built.
 
-Batch normalisation is folded into the convolution before it, in float64. Nothing here imports JAX, so that a process
-that only scores does not either. What is not understood here (another network, a setting, weights of another shape)
-has no layers, and JAX runs it, or says what is wrong with it.
+Batch normalisation is folded into the convolution before it, in float64. This module does not import JAX, so that a
+process that only scores does not either. If anything is not understood here (another network, a setting, weights of
+another shape), there are no layers, and JAX runs the network or reports what is wrong.
 
 Example:
     >>> layers = inference_layers(bundle.spec.model, bundle.weights)
@@ -24,21 +24,21 @@ from fakeface_jax.efficientnet_lite_config import EPSILON, HEAD, SCALES, STEM, L
 Activation = Literal["none", "relu", "relu6"]
 
 Edges = tuple[tuple[int, int], tuple[int, int]]
-"""Pixels before and after, of rows and of columns."""
+"""Pixels before and after, for rows and for columns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conv:
-    """Convolution, channels last; `depthwise` where each channel has a filter of its own.
+    """A convolution, channels last; `depthwise` if each channel has a filter of its own.
 
     Attributes:
-        name: in the bundle's weights.
+        name: name in the bundle's weights.
         kernel: [height, width, channels in, channels out], or [height, width, channels].
-        bias: of each channel.
-        stride: of rows and columns.
-        same: TensorFlow's `SAME` padding with zeros; `valid` otherwise.
-        activation: of the result.
-        depthwise: see above.
+        bias: bias of each channel.
+        stride: stride of rows and columns.
+        same: TensorFlow's `SAME` padding with zeros; otherwise `valid`.
+        activation: activation of the result.
+        depthwise: each channel has a filter of its own.
     """
 
     name: str
@@ -52,22 +52,22 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaxPool:
-    """Maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped."""
+    """A maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RepeatEdge:
-    """One more row and column on each side, equal to the outermost one."""
+    """One more row and column on each side, copied from the outermost one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flatten:
-    """Rows, columns and channels become one axis, channels fastest."""
+    """A layer that joins rows, columns and channels into one axis, channels fastest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Average:
-    """The mean of each channel over the picture."""
+    """The mean of each channel over all pixels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,10 @@ class Dense:
     """A matrix product.
 
     Attributes:
-        name: in the bundle's weights.
+        name: name in the bundle's weights.
         kernel: [features in, features out].
-        bias: of each feature.
-        activation: of the result.
+        bias: bias of each feature.
+        activation: activation of the result.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Residual:
-    """What goes in, plus what some layers make of it."""
+    """The input plus the result of some layers applied to it."""
 
     layers: tuple[Conv, ...]
 
@@ -98,19 +98,19 @@ Layer = Conv | MaxPool | RepeatEdge | Flatten | Average | Dense | Residual
 
 
 def inference_layers(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> tuple[Layer, ...] | None:
-    """The layers between normalised pixels [n, s, s, 3] and logits [n, 1].
+    """Returns the layers between normalised pixels [n, s, s, 3] and logits [n, 1].
 
     Args:
-        config: as `fakeface_jax.models.create_model` takes it.
+        config: configuration for `fakeface_jax.models.create_model`.
         weights: parameter path (joined by dots) to float array.
 
     Returns:
-        None for what this module does not know, and for weights that are not this network's.
+        None for networks that this module does not know, and for weights that do not belong to the network.
     """
     name = config.get("name")
     if not isinstance(name, str) or name not in _MAKERS or not set(config) <= _SETTINGS[name]:
         return None
-    # Rounding to bfloat16 is part of a network that was trained so.
+    # Rounding to bfloat16 is part of a network that was trained with it.
     if config.get("dtype", "float32") != "float32" or config.get("input", "rgb") not in ("rgb", "residual"):
         return None
     taken = _Weights(weights)
@@ -124,14 +124,14 @@ def inference_layers(config: Mapping[str, Any], weights: Mapping[str, np.ndarray
 
 
 class _Weights:
-    """A bundle's weights, each taken once and with the shape that the network has."""
+    """A bundle's weights; each must be taken once and have the shape that the network needs."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
         self.left = set(weights)
 
     def take(self, name: str, *shape: int) -> Float32[np.ndarray, "*shape"]:
-        self.left.remove(name)  # KeyError: it is another network's
+        self.left.remove(name)  # KeyError: the weight belongs to another network
         found = np.asarray(self._weights[name], np.float32)
         if found.shape != shape:
             raise ValueError(f"{name} has shape {found.shape}, not {shape}")
@@ -139,7 +139,7 @@ class _Weights:
 
 
 def _high_pass() -> tuple[Layer, ...]:
-    """`fakeface_jax.models.residual`, as a convolution."""
+    """Builds `fakeface_jax.models.residual` as a convolution."""
     kernel = np.array([[-1, 2, -1], [2, -4, 2], [-1, 2, -1]], np.float32) / 4
     return (
         RepeatEdge(),
@@ -154,7 +154,7 @@ def _high_pass() -> tuple[Layer, ...]:
 
 
 def _report(config: Mapping[str, Any], weights: _Weights) -> list[Layer]:
-    """`fakeface_jax.models.cnn`."""
+    """Builds `fakeface_jax.models.cnn`."""
     side, channels = int(config.get("size", 150)), 3
     layers: list[Layer] = []
     for index, filters in enumerate((32, 64, 128)):
@@ -173,7 +173,7 @@ def _report(config: Mapping[str, Any], weights: _Weights) -> list[Layer]:
 
 
 def _lite(config: Mapping[str, Any], weights: _Weights) -> list[Layer]:
-    """`fakeface_jax.models.efficientnet_lite`."""
+    """Builds `fakeface_jax.models.efficientnet_lite`."""
     layers: list[Layer] = [_folded(weights, "stem", "stem_norm", (3, 3, 3, STEM), stride=2, activation="relu6")]
     inputs = STEM
     for index, blocks in enumerate(lite_stages(int(str(config["name"])[-1]))):
@@ -209,14 +209,14 @@ def _folded(
     stride: int = 1,
     activation: Activation = "none",
 ) -> Conv:
-    """A convolution without bias and the batch normalisation after it, as one convolution."""
+    """Returns a convolution without bias and the batch normalisation after it as one convolution."""
     channels = shape[-1]
-    # What bundles hold of a 1 x 1 convolution is a matrix.
+    # In bundles a 1 x 1 convolution is stored as a matrix.
     kernel = weights.take(name, *(shape[2:] if shape[:2] == (1, 1) else shape)).reshape(shape)
     gain, shift, mean, var = (
         weights.take(f"{norm}.{part}", channels).astype(np.float64) for part in ("scale", "bias", "mean", "var")
     )
-    with np.errstate(invalid="ignore"):  # no variance is negative, but then JAX says NaN too
+    with np.errstate(invalid="ignore"):  # variances are not negative; if one is, JAX gives NaN too
         scale = gain / np.sqrt(var + EPSILON)
     bias = shift - mean * scale
     return Conv(
@@ -234,7 +234,12 @@ def _f32(value: Float[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
 
 
 _PIXELS = frozenset({"name", "size", "dtype", "input", "mean", "std"})
-_LITE = _PIXELS | {"dropout", "drop_path", "frozen_stages", "running_statistics"}  # these matter in training only
+_LITE = _PIXELS | {
+    "dropout",
+    "drop_path",
+    "frozen_stages",
+    "running_statistics",
+}  # these settings matter only in training
 _LITES = tuple(f"efficientnet_lite{variant}" for variant in SCALES)
 
 _MAKERS: dict[str, Callable[[Mapping[str, Any], _Weights], list[Layer]]] = {

@@ -1,8 +1,8 @@
-"""A bundle that computes in int8: faster by whatever the CPU's integer arithmetic is faster, and a little less exact.
+"""Makes a bundle compute in int8: faster on CPUs with fast integer arithmetic, and slightly less exact.
 
-The weights stay those of the bundle; what is added are the ranges of the activations, observed on training faces. The
-scores of the new bundle are its own, so it has another id, and its probabilities and thresholds have to be fitted
-again (`fakeface_jax.training.finish.calibrate`), as `scripts/quantize.py` does.
+The bundle's weights stay the same; what is added are the ranges of the activations, observed on training faces. The new
+bundle has other scores, so it has another id, and its probabilities and thresholds must be fitted again
+(`fakeface_jax.training.finish.calibrate`), as `scripts/quantize.py` does.
 
 Example:
     >>> spec = dataclasses.replace(bundle.spec, int8=observed_ranges(bundle, crops))
@@ -20,24 +20,24 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.openvino_runtime import CPU_SETTINGS, openvino_core
 
 FACES = 256
-"""Training faces that are enough; the ends of the ranges no longer move much."""
+"""Training faces that suffice: with more, the ends of the ranges hardly move."""
 
 
 def observed_ranges(bundle: Bundle, crops: UInt8[np.ndarray, "n s s 3"]) -> dict[str, tuple[float, float]]:
-    """The ranges of a network's activations on some crops, by the names of the layers that make them.
+    """Observes the ranges of a network's activations on crops, by the names of the layers that compute them.
 
-    Pixels are bytes already. They are among the ranges where normalisation only scales them; where it moves their
-    zero, the first layer computes in float32, because rounding its input twice costs more than the layer.
+    Pixels are bytes already. Their range is included if normalisation only scales them; if it moves their zero, the
+    first layer computes in float32, because rounding its input twice costs more than the layer.
 
     Raises:
-        ConfigError: OpenVINO cannot run this network; no crops.
+        ConfigError: OpenVINO cannot run this network, or there are no crops.
     """
     spec = bundle.spec
     layers = inference_layers(spec.model, bundle.weights)
     if layers is None:
-        raise ConfigError(f"{bundle.path}: only networks that OpenVINO runs can be computed in int8")
+        raise ConfigError(f"{bundle.path}: int8 is available only for networks that OpenVINO runs; name another bundle")
     if not len(crops):
-        raise ConfigError("ranges of activations are observed on faces; there are none")
+        raise ConfigError("ranges of activations are observed on faces, but there are none; pass at least one crop")
     mean, std = spec.normalization.mean, spec.normalization.std
     model, names = build_observer(layers, size=spec.crop.size, mean=mean, std=std)
     compiled = openvino_core().compile_model(model, "CPU", CPU_SETTINGS)
@@ -52,7 +52,7 @@ def observed_ranges(bundle: Bundle, crops: UInt8[np.ndarray, "n s s 3"]) -> dict
 
 
 def _levelled(ends: Float32[np.ndarray, 2]) -> tuple[float, float]:
-    """A range of which 0 is one of the 256 levels: whatever was zero, padding too, stays zero."""
+    """Widens a range so that 0 is one of its 256 levels: every zero, including padding, stays zero."""
     low, high = float(ends[0]), max(float(ends[1]), 1e-6)
     if low >= 0:
         return 0.0, high

@@ -1,9 +1,10 @@
-"""A network's layers, run by OpenVINO: what scores on a CPU.
+"""Runs a network's layers with OpenVINO, which scores on CPUs.
 
-The model is built in memory from the bundle's own weights, in some hundredths of a second; there is no second file to
-trust. One picture is computed by all cores together. Of several, each core computes its own, so nobody
-waits for the slowest after every layer, and the maps of one picture stay in a core's cache; where a layer's weights are
-large, a core takes a few at a time, so that they are read from memory once for these.
+The model is built in memory from the bundle's own weights in some hundredths of a second, so there is no second file to
+trust. A single picture is computed by all cores together. Of several pictures, each core computes its own, so that no
+core waits for the slowest one after every layer and the maps of one picture stay in a core's cache. If a layer's
+weights are large, a core computes a few pictures together, so that the weights are read from memory once for all of
+them.
 
 Example:
     >>> OpenVinoBackend.of(bundle.spec, bundle.weights).logits(crops)
@@ -32,22 +33,22 @@ from fakeface_jax.network_config import members, pixel_scaling
 from fakeface_jax.openvino_runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _STREAMS = 8
-"""Pictures at once at most: `FaceClassifier` gives 32 at a time."""
+"""Largest number of pictures at once: `FaceClassifier` passes 32 at a time."""
 
 _PIECE = 4
-"""Pictures that a core computes at a time, where a layer's weights are read from memory each time; else 1."""
+"""Pictures that a core computes together if a layer's weights must be read from memory each time; otherwise 1."""
 
 _CACHED = 4 * 2**20
-"""Bytes of weights that stay in a CPU's cache from one picture to the next."""
+"""Bytes of weights that stay in a CPU's cache between two pictures."""
 
 
 class OpenVinoBackend:
-    """The network, compiled for this machine's CPU.
+    """A network that is compiled for this machine's CPU.
 
     Args:
-        build: makes the `openvino.Model` from uint8 crops [n, s, s, 3] to logits [n, 1], of a single crop where it is
-            called with `one=True`.
-        piece: crops that a core computes at a time where there are many; the model of `one=False` takes so many.
+        build: builds the `openvino.Model` from uint8 crops [n, s, s, 3] to logits [n, 1]; called with `one=True`, for a
+            single crop.
+        piece: crops that a core computes together if there are many; the batch size of the model of `one=False`.
     """
 
     name = "openvino"
@@ -62,7 +63,7 @@ class OpenVinoBackend:
 
     @classmethod
     def of(cls, spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> OpenVinoBackend | ExpertsBackend | None:
-        """The backend of a bundle's specification and weights; None for a network that it cannot run."""
+        """Builds the backend from a bundle's specification and weights; None for a network that OpenVINO cannot run."""
         if spec.model.get("name") == "experts":
             return ExpertsBackend.of(spec, weights)
         if spec.model.get("name") == "feature_probe":
@@ -78,8 +79,9 @@ class OpenVinoBackend:
         return cls(build, piece=_PIECE if large else 1)
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
-        """Uncalibrated logits. Safe to call from several threads, which wait for each other."""
-        # Held until all is done: OpenVINO reads where the pixels are, and its own copy of a view would be gone by then.
+        """Returns uncalibrated logits. Threads may call it concurrently and wait for each other."""
+        # Kept alive until all is done: OpenVINO reads these pixels in place, and its own copy of a view would be gone
+        # by then.
         crops = np.ascontiguousarray(crops)
         found = np.empty(len(crops), np.float32)
         with self._lock:
@@ -96,12 +98,12 @@ class OpenVinoBackend:
         return found
 
     def _piece(self, count: int) -> int:
-        """So many at a time that every core has some."""
+        """Returns the number of pictures per core at which every core has work."""
         return max(1, min(self._most, count // len(self._queue)))
 
     @functools.cached_property
     def _queue(self) -> Any:
-        """Made for the first batch: a process that scores one picture does not wait for it."""
+        """Creates the queue for the first batch, so that a process that scores one picture does not wait for it."""
         openvino = import_openvino()
         settings = {**CPU_SETTINGS, "NUM_STREAMS": min(_STREAMS, os.cpu_count() or 1)}
         compiled = self._core.compile_model(self._build(one=False), "CPU", settings)
@@ -109,10 +111,10 @@ class OpenVinoBackend:
 
 
 class ExpertsBackend:
-    """Several networks whose logits are added.
+    """A fusion of several networks, which adds their logits.
 
     Args:
-        experts: in order.
+        experts: the backends, in order.
     """
 
     name = "openvino"
@@ -122,7 +124,7 @@ class ExpertsBackend:
 
     @classmethod
     def of(cls, spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> ExpertsBackend | None:
-        """The backend of a fusion; None where one of its experts is a network that OpenVINO cannot run."""
+        """Builds the backend of a fusion; None if OpenVINO cannot run one of its experts."""
         found = []
         for config, own in members(spec.model, weights):
             mean, std = pixel_scaling(config)
@@ -134,7 +136,7 @@ class ExpertsBackend:
         return cls(found) if found else None
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
-        """Uncalibrated logits. Safe to call from several threads, which wait for each other."""
+        """Returns uncalibrated logits. Threads may call it concurrently and wait for each other."""
         return np.sum([expert.logits(crops) for expert in self._experts], axis=0, dtype=np.float32)
 
 
@@ -150,10 +152,10 @@ def _probe(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Call
         raise BundleError(f"taps {taps} and statistics {statistics} do not fit {backbone.name}; get the bundle again")
     kernel, bias = (np.asarray(weights.get(f"classifier.{part}", ()), np.float32) for part in ("kernel", "bias"))
     if kernel.shape != (len(taps) * len(statistics) * int(backbone.settings["width"]), 1) or bias.shape != (1,):
-        raise BundleError("the weights are not those of this head; get the bundle again")
+        raise BundleError("the weights do not belong to this head; get the bundle again")
 
     def build(*, one: bool) -> Any:
-        # One crop at a time in either case: it is enough work for a core, and for all of them.
+        # One crop at a time in both cases: it is enough work for a single core, and for all of them.
         return probe_model(backbone, taps=taps, statistics=statistics, kernel=kernel, bias=bias)
 
     return build

@@ -1,9 +1,10 @@
-"""OpenVINO's graph of a network, built from its layers: in float32, in int8, or with its activations looked at.
+"""Builds OpenVINO's graph of a network from its layers: in float32, in int8, or with its activations as results.
 
 In int8 the activations are rounded to 256 levels between the ends of a range that was observed on faces (`int8.py`),
-and the weights that they meet to 127 levels per output channel; the last layer stays in float32. 127 levels and not
-255, because CPUs without VNNI add two products of an unsigned and a signed byte in 16 bits: with 255, logits of the
-model that ships are off by 3.7. The graph says it with `FakeQuantize` nodes, of which the runtime makes integer sums.
+and their weights to 127 levels per output channel; the last layer stays in float32. Weights have 127 levels instead of
+255 because CPUs without VNNI add two products of an unsigned and a signed byte in 16 bits: with 255, logits of the
+bundled model are wrong by 3.7. The graph contains `FakeQuantize` nodes, which the runtime turns into integer
+arithmetic.
 
 Example:
     >>> model = build_model(layers, size=224, mean=mean, std=std, one=True)
@@ -35,32 +36,32 @@ Channels = tuple[float, float, float]
 """One number per RGB channel."""
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Least and greatest value of each activation that is rounded, by the name of the layer that makes it."""
+"""Smallest and largest value of each activation that is rounded, by the name of the layer that computes it."""
 
 PIXELS = "pixels"
 """The name of the normalised pixels among the activations."""
 
 _GREATEST = 63
-"""Weights are whole numbers from -63 to 63 times a step."""
+"""Weights are integers from -63 to 63 times a step."""
 
 _GREATEST_DEPTHWISE = 127
-"""A depthwise filter adds no two products in 16 bits, and the whole byte halves the error of the network's answers."""
+"""Greatest integer of a depthwise filter, which does not add products in 16 bits; it halves the network's error."""
 
 _LEVELS = {"weights": 255, "activations": 256}
-"""What the runtime knows as int8; of the weights' levels only the inner half is used, but in depthwise filters."""
+"""Levels that the runtime recognises as int8; only depthwise filters use more than the inner half of the weights'."""
 
 
 def build_model(
     layers: Sequence[Layer], *, size: int, mean: Channels, std: Channels, ranges: Ranges | None = None, one: bool
 ) -> Any:
-    """An `openvino.Model` from uint8 RGB crops [n, size, size, 3] to their uncalibrated logits [n, 1].
+    """Builds an `openvino.Model` from uint8 RGB crops [n, size, size, 3] to their uncalibrated logits [n, 1].
 
     Args:
-        layers: from `inference_layers`.
+        layers: layers from `inference_layers`.
         size: side of the crops in pixels.
-        mean: of the pixels in [0, 1].
-        std: of the same.
-        ranges: of the activations, for int8; what is not in it is not rounded. None for float32.
+        mean: mean of the pixels in [0, 1], per channel.
+        std: standard deviation of the pixels in [0, 1], per channel.
+        ranges: ranges of the activations for int8; an activation that is missing is not rounded. None for float32.
         one: n is 1.
     """
     graph = _Graph(ranges or {})
@@ -69,7 +70,7 @@ def build_model(
 
 
 def build_observer(layers: Sequence[Layer], *, size: int, mean: Channels, std: Channels) -> tuple[Any, list[str]]:
-    """A model with the least and the greatest value of each activation [activations, 2] as result, and their names."""
+    """Builds a model that returns the least and greatest value of each activation [activations, 2], and their names."""
     ops = import_openvino().opset13
     graph = _Graph({})
     crops, _ = graph.network(layers, size, mean, std, count=1)
@@ -86,18 +87,18 @@ def _model(results: list[Any], crops: Any) -> Any:
 
 
 class _Graph:
-    """Adds nodes; pictures are channels first inside. `activations` are the nodes that int8 rounds, by name."""
+    """A graph under construction, channels first inside. `activations` are the nodes that int8 rounds, by name."""
 
     def __init__(self, ranges: Ranges) -> None:
         self._ops = import_openvino().opset13
         self._ranges = ranges
-        self._is_rounded = False  # what the next layer gets
+        self._is_rounded = False  # the input of the next layer
         self.activations: dict[str, Any] = {}
 
     def network(
         self, layers: Sequence[Layer], size: int, mean: Channels, std: Channels, *, count: int
     ) -> tuple[Any, Any]:
-        """The node of the crops and that of the logits."""
+        """Returns the nodes of the crops and of the logits."""
         ops = self._ops
         crops = ops.parameter([count, size, size, 3], np.uint8, name="crops")
         pixels = ops.transpose(ops.convert(crops, "f32"), np.array([0, 3, 1, 2]))
@@ -122,7 +123,7 @@ class _Graph:
             case Average():
                 return ops.reduce_mean(x, np.array([2, 3]), False)
             case Flatten():
-                # The order of the bundle's weights: moving a small map is cheaper than a copy of large weights.
+                # The order of the bundle's weights: moving a small map is cheaper than copying large weights.
                 return ops.reshape(ops.transpose(x, np.array([0, 2, 3, 1])), np.array([0, -1]), True)
             case Dense():
                 last = layer.kernel.shape[1] == 1
@@ -149,7 +150,7 @@ class _Graph:
         return self._ops.relu(x) if activation == "relu" else x
 
     def _weights(self, kernel: Float32[np.ndarray, "*shape"], *, axis: int = 0, greatest: int = _GREATEST) -> Any:
-        """The kernel; rounded where its input is, with a step for each output channel, which `axis` counts."""
+        """Adds the kernel, rounded if its input is, with one step per output channel along `axis`."""
         if not self._is_rounded:
             return _constant(kernel)
         rows = np.moveaxis(kernel, axis, 0)
@@ -176,10 +177,10 @@ class _Graph:
 def _on_grid(
     rows: Float32[np.ndarray, "channels n"], greatest: int
 ) -> tuple[Float32[np.ndarray, "channels 1"], Float32[np.ndarray, "channels n"]]:
-    """Steps and whole numbers whose products are about the rows, and have their sums.
+    """Returns steps and integers whose products approximate the rows and have the same sums.
 
-    Rounding each weight for itself moves the sum, and so the mean of whatever comes out of positive activations; over
-    fifty layers that adds up. So as many are rounded the other way as keep the sum, the nearest to it first.
+    Rounding each weight on its own changes the sum, and with it the mean of the output for positive activations; over
+    fifty layers this adds up. So the weights nearest to a half are rounded the other way until the sum is kept.
     """
     steps = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-8)) / np.float32(greatest)
     exact = rows / steps
@@ -198,5 +199,5 @@ def _per_channel(values: np.ndarray) -> Any:
 
 
 def _constant(values: Any) -> Any:
-    # Not copied if it need not be: the model keeps the array alive. OpenVINO takes no array that is read-only.
+    # Not copied unless necessary: the model keeps the array alive. OpenVINO does not accept read-only arrays.
     return import_openvino().opset13.constant(np.require(values, np.float32, ("C", "W")), shared_memory=True)

@@ -1,7 +1,7 @@
-"""OpenVINO's graph of a frozen vision transformer: its features at several depths, or a linear head's logit of them.
+"""Builds OpenVINO's graph of a frozen vision transformer: its features at several depths, or a linear head's logit.
 
-Kernels stay in int8 and are multiplied out where they are used, which takes a third of the memory and no more time;
-activations are float32, so the answers are those of JAX.
+Kernels stay in int8 and are expanded where they are used, which takes a third of the memory and no more time.
+Activations are float32, so the answers agree with JAX.
 
 Example:
     >>> model = probe_model(load_backbone("clip-vit-base-patch16"), taps=(3, 6, 8), statistics=STATISTICS, head=head)
@@ -20,7 +20,7 @@ from fakeface_jax.openvino_runtime import import_openvino
 
 
 def features_model(backbone: Backbone, taps: Sequence[int]) -> Any:
-    """An `openvino.Model` from one uint8 RGB crop [1, s, s, 3] to its features [1, taps, 3, width]."""
+    """Builds an `openvino.Model` from one uint8 RGB crop [1, s, s, 3] to its features [1, taps, 3, width]."""
     graph = _Graph(backbone)
     crops, features = graph.features(taps)
     return import_openvino().Model([graph.ops.result(features)], [crops], "features")
@@ -34,7 +34,7 @@ def probe_model(
     kernel: Float32[np.ndarray, "f 1"],
     bias: Float32[np.ndarray, " 1"],
 ) -> Any:
-    """An `openvino.Model` from one uint8 RGB crop [1, s, s, 3] to its uncalibrated logit [1, 1]."""
+    """Builds an `openvino.Model` from one uint8 RGB crop [1, s, s, 3] to its uncalibrated logit [1, 1]."""
     graph = _Graph(backbone)
     ops = graph.ops
     crops, features = graph.features(taps)
@@ -45,14 +45,14 @@ def probe_model(
 
 
 class _Graph:
-    """Adds nodes for one crop at a time."""
+    """A graph under construction, for one crop at a time."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.ops = import_openvino().opset13
         self._backbone = backbone
 
     def features(self, taps: Sequence[int]) -> tuple[Any, Any]:
-        """The node of the crop, and that of the features [1, taps, 3, width]."""
+        """Returns the nodes of the crop and of the features [1, taps, 3, width]."""
         ops, settings = self.ops, self._backbone.settings
         size, patch, width = (int(settings[name]) for name in ("size", "patch", "width"))
         grid = size // patch

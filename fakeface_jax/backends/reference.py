@@ -1,4 +1,4 @@
-"""What JAX answers to two crops that everybody can make: a bundle carries it, and other backends are checked by it.
+"""JAX's logits of two crops that every machine can make: stored in a bundle and used to check other backends.
 
 Example:
     >>> agrees(backend.logits(probe_crops(224)), bundle.reference)
@@ -17,15 +17,15 @@ from fakeface_jax.bundle import BundleSpec
 from fakeface_jax.errors import ConfigError
 
 TOLERANCE = 1e-3
-"""In logits, and for large ones as a share of 1e-4 more: P(fake) then differs by less than 1e-3. Measured: 1e-5."""
+"""Largest difference in logits, plus 1e-4 of a large logit: P(fake) then differs by less than 1e-3. Measured: 1e-5."""
 
 
 TOLERANCE_INT8 = 0.1
-"""The sums are whole numbers, but a value that lies between two levels is rounded one way or the other."""
+"""Largest difference in int8: sums are exact, but a value between two levels may be rounded either way."""
 
 
 def probe_crops(size: int) -> UInt8[np.ndarray, "2 s s 3"]:
-    """Two crops, one smooth and one of noise, by whole numbers alone: the same for every machine and version."""
+    """Makes two crops, one smooth and one of noise, from integers alone: the same on every machine and version."""
     rows, columns, channels = np.meshgrid(*(np.arange(n, dtype=np.uint32) for n in (size, size, 3)), indexing="ij")
     smooth = (rows * (180 - 60 * channels) + columns * (40 + 70 * channels)) // size
     mixed = (rows * np.uint32(size) + columns) * np.uint32(3) + channels
@@ -35,11 +35,11 @@ def probe_crops(size: int) -> UInt8[np.ndarray, "2 s s 3"]:
 
 
 def reference_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " 2"]:
-    """JAX's uncalibrated logits of `probe_crops`, computed on the CPU in float32.
+    """Returns JAX's uncalibrated logits of `probe_crops`, computed on the CPU in float32.
 
     Raises:
-        ConfigError: the network is unknown to this release.
-        BundleError: the weights are not its own.
+        ConfigError: this release does not know the network.
+        BundleError: the weights belong to another network.
     """
     import jax
 
@@ -49,7 +49,7 @@ def reference_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Flo
 
 
 def int8_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " 2"]:
-    """Uncalibrated logits of `probe_crops` in int8, which JAX has no say in.
+    """Returns the uncalibrated logits of `probe_crops` in int8, computed by OpenVINO.
 
     Raises:
         ConfigError: OpenVINO cannot run this network.
@@ -58,7 +58,7 @@ def int8_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Float32[
 
     backend = OpenVinoBackend.of(spec, weights)
     if backend is None:
-        raise ConfigError("only networks that OpenVINO runs can be computed in int8")
+        raise ConfigError("int8 is available only for networks that OpenVINO runs")
     return backend.logits(probe_crops(spec.crop.size))
 
 
@@ -68,6 +68,6 @@ def agrees(
     *,
     tolerance: float = TOLERANCE,
 ) -> bool:
-    """Whether a backend's logits of `probe_crops` are those that the bundle states."""
+    """Tells if a backend's logits of `probe_crops` are those that the bundle states."""
     expected = np.asarray(reference, np.float32)
     return answers.shape == expected.shape and bool(np.allclose(answers, expected, atol=tolerance, rtol=tolerance / 10))

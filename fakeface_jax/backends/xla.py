@@ -1,6 +1,6 @@
-"""A bundle's network run by JAX: on accelerators, for networks that nothing else runs, and for gradients.
+"""Runs a bundle's network with JAX: on accelerators, for networks that only JAX can run, and for gradients.
 
-Batches are padded to a few fixed sizes, so that XLA compiles at most that many programs however many crops come.
+Batches are padded to a few fixed sizes, so that XLA compiles at most that many programs for any number of crops.
 
 Example:
     >>> JaxBackend(bundle).logits(crops)
@@ -18,17 +18,17 @@ from fakeface_jax.bundle import Bundle, BundleSpec
 from fakeface_jax.errors import BundleError, ConfigError
 
 BATCH_SIZES = (1, 8, 32)
-"""Padded batch sizes; more crops are split into several batches of the largest."""
+"""Padded batch sizes; a larger number of crops is split into batches of the largest size."""
 
 
 class JaxBackend:
-    """The network, compiled for JAX's default device.
+    """A network that is compiled for JAX's default device.
 
     Args:
-        bundle: from `load_bundle`.
+        bundle: the bundle, from `load_bundle`.
 
     Raises:
-        BundleError: the network is unknown to this release, or the weights are not its own.
+        BundleError: this release does not know the network, or the weights belong to another one.
     """
 
     name = "jax"
@@ -39,14 +39,14 @@ class JaxBackend:
         try:
             logits, state = logits_and_state(bundle.spec, bundle.weights)
         except ConfigError as error:
-            raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
+            raise BundleError(f"{bundle.path}: {error}; install the release that made it") from error
         except BundleError as error:
             raise BundleError(f"{bundle.path}: {error}; get the bundle again") from error
         self.state = jax.device_put(state)
         self.function = jax.jit(logits)
 
     def logits(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, " n"]:
-        """Uncalibrated logits, in order."""
+        """Returns uncalibrated logits, in order."""
         parts = []
         for start in range(0, len(crops), BATCH_SIZES[-1]):
             part = crops[start : start + BATCH_SIZES[-1]]
@@ -58,13 +58,13 @@ class JaxBackend:
 
 
 def logits_and_state(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> tuple[Callable[[Any, Any], Any], Any]:
-    """A pure function `(state, crops) -> uncalibrated logits`, and its state.
+    """Returns a pure function `(state, crops) -> uncalibrated logits`, and its state.
 
-    Crops are of `spec.crop.size`, 0 to 255 and not normalised; given as float32, they have a gradient.
+    Crops have the size `spec.crop.size` and values from 0 to 255, not normalised; as float32 they have a gradient.
 
     Raises:
-        ConfigError: the network is unknown to this release.
-        BundleError: the weights are not its own.
+        ConfigError: this release does not know the network.
+        BundleError: the weights belong to another network.
     """
     import jax.numpy as jnp
 

@@ -1,1 +1,1 @@
-"""Training data: sources -> merged manifest -> audited -> face crops in ArrayRecord -> batches."""
+"""Training data: sources are merged into a manifest, audited, cut into face crops (ArrayRecord) and read in batches."""

@@ -1,8 +1,8 @@
-"""What gives a label away without looking at the face.
+"""Measures what gives a label away besides the face.
 
-A detector trained on real JPEGs and fake PNGs learns the file format. The audit asks how well the label can be
-predicted from facts about the files alone, per source, and lists what no training should accept: the same picture
-under both labels, and copies across published splits. `fakeface data audit` exits non-zero when a limit is passed.
+A detector trained on real JPEGs and fake PNGs learns the file format. The audit measures, per source, how well the
+label can be predicted from facts about the files alone, and lists data that no training should accept: the same picture
+under both labels, and copies across published splits. `fakeface data audit` exits with 1 if a source exceeds a limit.
 
 Example:
     >>> findings = audit(load_manifest("manifest.parquet"))
@@ -26,36 +26,36 @@ from fakeface_jax.errors import DataError
 from fakeface_jax.labels import Label
 
 MAX_AUC = 0.70
-"""Default limit of the metadata-only AUC of a source."""
+"""Default limit of a source's AUC when the label is predicted from file metadata alone."""
 
 MIN_PER_CLASS = 10
-"""A source with fewer pictures of a class gets no AUC: it would be noise."""
+"""Pictures of each class that a source needs for an AUC: with fewer it would be noise."""
 
 FOLDS = 5
-"""Folds of the cross-validation, and the least number of groups of a class."""
+"""Folds of the cross-validation, and the smallest number of groups of a class."""
 
 TREES = 100
-"""Trees of the forest that predicts labels from facts."""
+"""Trees of the forest that predicts labels from facts about files."""
 
 FACTS = ("container", "size", "bytes", "jpeg_tables", "mode")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFindings:
-    """One source.
+    """The findings for one source.
 
     Attributes:
-        source: its name.
-        real: readable pictures of that class.
-        fake: readable pictures of that class.
-        auc: of the label predicted from all facts together, cross-validated by group, in [0, 1]; None where a class
+        source: name of the source.
+        real: number of readable real pictures.
+        fake: number of readable fake pictures.
+        auc: AUC, in [0, 1], of the label predicted from all facts together, cross-validated by group; None if a class
             is missing or too small.
-        fact_auc: the same from each fact alone: `container`, `size`, `bytes` (per pixel), `jpeg_tables`, `mode`.
-        copies: pictures with the same bytes as another of the merge.
+        fact_auc: the same for each fact alone: `container`, `size`, `bytes` (per pixel), `jpeg_tables`, `mode`.
+        copies: pictures with the same bytes as another picture of the merge.
         near_copies: pictures that nearly equal a picture of another source.
-        label_conflicts: pictures whose bytes stand under both labels.
-        split_conflicts: pictures whose bytes are also in another published split.
-        problems: what is over a limit, in words.
+        label_conflicts: pictures whose bytes appear under both labels.
+        split_conflicts: pictures whose bytes also appear in another published split.
+        problems: descriptions of what exceeds a limit.
     """
 
     source: str
@@ -72,18 +72,18 @@ class SourceFindings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All sources, and the limit they were held against."""
+    """The findings for all sources, and the limit that was applied."""
 
     sources: tuple[SourceFindings, ...]
     max_auc: float
 
     @property
     def passed(self) -> bool:
-        """No source has a problem."""
+        """True if no source has a problem."""
         return not any(source.problems for source in self.sources)
 
     def table(self) -> str:
-        """One line per source, then the problems, as text."""
+        """Returns a text with one line per source, then the problems."""
         head = f"{'source':<16}{'real':>8}{'fake':>8}{'AUC':>8}" + "".join(f"{fact:>13}" for fact in FACTS)
         head += f"{'copies':>9}{'near':>7}{'labels':>8}{'splits':>8}"
         lines = ["metadata-only AUC (0.5: the files give nothing away), and duplicates", head, "-" * len(head)]
@@ -106,19 +106,19 @@ def audit(manifest: Manifest, *, max_auc: float = MAX_AUC, sources: Sequence[str
     """Audits the readable pictures of a manifest.
 
     Args:
-        manifest: merged data.
-        max_auc: a source whose files alone predict the label better than this has a problem.
-        sources: only these; all where empty. Duplicates are sought among all in any case.
+        manifest: the merged data.
+        max_auc: highest metadata-only AUC that a source may have.
+        sources: names of the sources to audit; all if empty. Duplicates are searched in all sources in any case.
 
     Raises:
-        DataError: a source that is not in the manifest, or no readable picture at all.
+        DataError: a source is not in the manifest, or no picture is readable.
     """
     rows = [row for row in manifest.rows if row.facts.sha256]
     if not rows:
-        raise DataError("the manifest holds no readable picture, so there is nothing to audit; merge other sources")
+        raise DataError("the manifest contains no readable picture, so there is nothing to audit; merge other sources")
     known = list(dict.fromkeys(row.sample.source for row in rows))
     if set(sources) - set(known):
-        raise DataError(f"no such source: {', '.join(sorted(set(sources) - set(known)))}; there are {', '.join(known)}")
+        raise DataError(f"no such source: {', '.join(sorted(set(sources) - set(known)))}; use {', '.join(known)}")
     marks = _duplicate_marks(rows)
     found = []
     for source in known:
@@ -136,18 +136,21 @@ def _audit_source(source: str, rows: list[Row], marks: list[set[str]], max_auc: 
     auc = _cross_validated_auc(np.concatenate(list(facts.values()), axis=1), labels, groups)
     counts = collections.Counter(mark for marked in marks for mark in marked)
     problems = []
-    # A single fact can give more away than all together where there are few samples.
+    # With few samples a single fact can give away more than all facts together.
     strongest = max(((value, name) for name, value in fact_auc.items() if value is not None), default=None)
     if auc is not None and strongest is not None:
         if max(auc, strongest[0]) > max_auc:
             problems.append(
                 f"the files alone tell real from fake (AUC {max(auc, strongest[0]):.3f}, most by {strongest[1]}); "
-                "re-encode all classes alike, or leave it out"
+                "re-encode all classes alike, or exclude the source"
             )
     elif Label.REAL in labels and Label.FAKE in labels:
-        problems.append(f"fewer than {MIN_PER_CLASS} pictures or {FOLDS} groups of a class: too few to audit")
+        problems.append(
+            f"fewer than {MIN_PER_CLASS} pictures or {FOLDS} groups of a class: too few to audit; add pictures, or "
+            "exclude the source"
+        )
     if counts["label"]:
-        problems.append(f"{counts['label']} pictures stand under both labels")
+        problems.append(f"{counts['label']} pictures appear under both labels")
     if counts["split"]:
         problems.append(f"{counts['split']} pictures have a copy in another published split")
     if counts["near"]:
@@ -167,7 +170,7 @@ def _audit_source(source: str, rows: list[Row], marks: list[set[str]], max_auc: 
 
 
 def _duplicate_marks(rows: list[Row]) -> list[set[str]]:
-    """For each row, which kinds of duplicate it is: `copy`, `label`, `split`, `near`."""
+    """Returns, for each row, the kinds of duplicate that it is: `copy`, `label`, `split`, `near`."""
     marks: list[set[str]] = [set() for _ in rows]
     same: dict[str, list[int]] = collections.defaultdict(list)
     for index, row in enumerate(rows):
@@ -184,13 +187,13 @@ def _duplicate_marks(rows: list[Row]) -> list[set[str]]:
     hashes = np.stack([np.frombuffer(bytes.fromhex(row.facts.phash), np.uint8) for row in rows])
     for a, b in near_pairs(hashes):
         if rows[a].sample.source != rows[b].sample.source and rows[a].facts.sha256 != rows[b].facts.sha256:
-            # Only the later source is to blame: the earlier one was there already.
+            # Only the later source is to blame: the earlier one was there first.
             marks[b].add("near")
     return marks
 
 
 def _facts(rows: list[Row]) -> dict[str, Float64[np.ndarray, "n _"]]:
-    """Each fact as columns of numbers."""
+    """Returns each fact as columns of numbers."""
     pixels = np.array([row.facts.width * row.facts.height for row in rows], np.float64)
     size = np.array([row.facts.bytes for row in rows], np.float64)
     return {
@@ -210,9 +213,9 @@ def _one_hot(values: list[str]) -> Float64[np.ndarray, "n _"]:
 def _cross_validated_auc(
     columns: Float64[np.ndarray, "n _"], labels: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]
 ) -> float | None:
-    """AUC of out-of-fold predictions of a random forest; groups stay together.
+    """Computes the AUC of out-of-fold predictions of a random forest; groups stay together.
 
-    None where a class has too few pictures, or too few groups for every fold to have some of it.
+    Returns None if a class has too few pictures, or too few groups for every fold to contain one.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import roc_auc_score
@@ -224,13 +227,13 @@ def _cross_validated_auc(
         return None
     columns = columns[:, (columns != columns[:1]).any(axis=0)]
     if not columns.shape[1]:
-        # What is the same in all files says nothing.
+        # A fact that is the same in all files tells nothing.
         return 0.5
     predictions = np.zeros(len(labels))
     for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(columns, labels, groups):
         model: Any = RandomForestClassifier(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
         model.fit(columns[train], labels[train])
-        # A fold may lack a class when one group holds most of it: the forest then knows only the other.
+        # A fold may lack a class if one group contains most of it: the forest then knows only the other class.
         fake = model.classes_ == Label.FAKE
         predictions[test] = model.predict_proba(columns[test])[:, fake].sum(axis=1)
     return float(roc_auc_score(labels, predictions))

@@ -1,8 +1,9 @@
-"""Augmentation on the device: rotation, shifts, zoom and flip as ONE affine warp of the batch, inside the jitted step.
+"""Augments on the device: rotation, shifts, zoom and flip as ONE affine warp of the batch, inside the jitted step.
 
-The transformation is Keras's ImageDataGenerator's, which the report used: for each picture a rotation, a height and a
-width shift, one zoom per axis, then a horizontal flip, bilinear, with the nearest edge pixel outside. Keras applies
-them on the host, one picture at a time; here they are one matrix and one gather per batch. Test data is never warped.
+The transformation is that of Keras's ImageDataGenerator, which the report used: for each picture a rotation, a height
+and a width shift, one zoom per axis, then a horizontal flip, bilinear, with the nearest edge pixel outside. Keras
+applies them on the host, one picture at a time; here they are one matrix and one gather per batch. Test data is never
+warped.
 
 Example:
     >>> pixels = warp(images, affine_matrices(key, len(images), images.shape[1:3], AugmentConfig()))
@@ -25,9 +26,9 @@ def affine_matrices(
     """Draws one affine map per picture, from (row, column, 1) of the result to (row, column) of the picture.
 
     The product of matrices and the centre, (height / 2 - 0.5, width / 2 - 0.5), are those of Keras's
-    `apply_affine_transform` with `get_random_transform`'s draws. Keras exchanges rows and columns of the finished
-    matrix, so that its height shift moves sideways and pictures that are not square turn about a wrong centre. Here
-    names mean what they say; for square pictures and equal shifts, as in the report, the distribution is the same.
+    `apply_affine_transform` with the draws of `get_random_transform`. Keras exchanges rows and columns of the finished
+    matrix, so that its height shift moves sideways and non-square pictures turn about a wrong centre. Here the names
+    are correct; for square pictures and equal shifts, as in the report, the distribution is the same.
     """
     height, width = shape
     keys = jax.random.split(key, 5)
@@ -47,15 +48,15 @@ def affine_matrices(
     linear = linear.reshape(count, 2, 2)
     shift = jnp.stack([cos * shift_rows - sin * shift_columns, sin * shift_rows + cos * shift_columns], -1)
     centre = jnp.array([height / 2 - 0.5, width / 2 - 0.5], jnp.float32)
-    # Highest precision, here and in `warp`: an accelerator's default would move pictures by parts of a pixel.
+    # Highest precision, here and in `warp`: an accelerator's default would move pictures by a fraction of a pixel.
     offset = centre + shift - jnp.matmul(linear, centre, precision=jax.lax.Precision.HIGHEST)
     return jnp.concatenate([linear, offset[:, :, None]], axis=-1)
 
 
 def warp(images: Num[Array, "n h w c"], matrices: Float[Array, "n 2 3"]) -> Float[Array, "n h w c"]:
-    """Samples each picture through its map: bilinear, nearest edge pixel outside; values keep their range.
+    """Samples each picture through its map: bilinear, with the nearest edge pixel outside; values keep their range.
 
-    One gather of four neighbours from the flattened picture: 14 times as fast on a CPU as `map_coordinates`.
+    It is one gather of four neighbours from the flattened picture, 14 times as fast on a CPU as `map_coordinates`.
     """
     count, height, width, channels = images.shape
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
@@ -78,7 +79,7 @@ def warp(images: Num[Array, "n h w c"], matrices: Float[Array, "n 2 3"]) -> Floa
 
 
 def augment(key: Key[Array, ""], images: UInt8[Array, "n h w 3"], config: AugmentConfig) -> Float[Array, "n h w 3"]:
-    """A randomly warped batch, values still 0 to 255."""
+    """Returns the batch, randomly warped; values stay between 0 and 255."""
     if config == NO_AUGMENTATION:
         return images.astype(jnp.float32)
     count, height, width = images.shape[:3]

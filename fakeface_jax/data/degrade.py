@@ -1,14 +1,15 @@
-"""What happens to pictures on their way to us, on the device: colour, blur, noise, scaling, JPEG, covered parts.
+"""Degrades pictures on the device, as their way to a user does: colour, blur, noise, scaling, JPEG, covered parts.
 
-A detector trained on clean crops reads traces that one re-encoding removes ("compression breaks it" is among the most
-reported faults of published ones), and one trained on sources with different encoders learns the encoder. So each
-kind below falls on every picture with the same probability, whatever its label; blur and JPEG as in Wang et al. 2020
-(CNNDetection), the others as in common DFDC practice. They run in the order of a picture's life: colour, blur, noise,
-scaling, JPEG, covered rectangle; after `augment`, inside the jitted step, in float32.
+A detector trained on clean crops relies on traces that one re-encoding removes ("compression breaks it" is among the
+most reported faults of published ones), and a detector trained on sources with different encoders learns the encoder.
+So each kind below is applied to every picture with the same probability, whatever its label; blur and JPEG as in Wang
+et al. 2020 (CNNDetection), the others as is common for DFDC. They run in the order in which a picture meets them:
+colour, blur, noise, scaling, JPEG, covered rectangle; after `augment`, inside the jitted step, in float32.
 
-A kind with probability p is computed for ceil(p n) of the n pictures, picked by a drawn permutation and scattered back,
-so its cost is the same in every step and goes with p; each result is then kept with probability p n / ceil(p n), so a
-picture is changed with probability p exactly. What is not picked keeps its values to the last bit.
+A kind with probability p is computed for ceil(p n) of the n pictures, which are picked by a random permutation and
+scattered back, so its cost is the same in every step and proportional to p; each result is then kept with probability
+p n / ceil(p n), so that a picture is changed with probability p exactly. Pictures that are not picked keep their values
+bit by bit.
 
 Example:
     >>> pixels = degrade(key, augment(warp_key, images, AugmentConfig()), DegradeConfig(jpeg=1.0))
@@ -34,20 +35,20 @@ _TABLES = {name: np.array(text.split(), np.float32) for name, text in [("luma", 
 
 _FREQUENCY, _PLACE = np.mgrid[:8, :8]
 _DCT = np.cos((2 * _PLACE + 1) * _FREQUENCY * np.pi / 16) * np.where(_FREQUENCY, 0.5, math.sqrt(0.125))
-# All 64 coefficients of a block by one product: far fewer operations than it looks, as it is one large matrix product.
+# All 64 coefficients of a block by one product: it is fast, because it is one large matrix product.
 _DCT_2D = np.kron(_DCT, _DCT).astype(np.float32)
 
-# Accelerators' default precision would move values by whole quantisation steps.
+# The default precision of accelerators would move values by whole quantisation steps.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 def degrade(key: Key[Array, ""], pixels: Float[Array, "n h w 3"], config: DegradeConfig) -> Float[Array, "n h w 3"]:
-    """A batch in which each picture has met each kind with its probability; values 0 to 255 in and out.
+    """Degrades a batch: applies each kind to each picture with its probability; values are 0 to 255 before and after.
 
     Args:
-        key: decides everything; the kinds draw apart, so changing one setting leaves the others' draws as they were.
-        pixels: of any height and width.
-        config: static under `jax.jit`. A kind with probability 0 is not compiled.
+        key: random key; each kind has its own draws, so a changed setting does not affect the draws of the others.
+        pixels: pictures of any height and width.
+        config: settings, static under `jax.jit`. A kind with probability 0 is not compiled.
     """
     height, width = pixels.shape[1:3]
 
@@ -77,7 +78,7 @@ def degrade(key: Key[Array, ""], pixels: Float[Array, "n h w 3"], config: Degrad
         where, fill, field = jax.random.split(key, 3)
         covered = draw_rectangles(where, len(chosen), (height, width), config.erase_area)[..., None]
         mean = jnp.mean(chosen, (1, 2), keepdims=True)
-        # One draw per pixel, a byte of it per channel: drawing is what costs here.
+        # One draw per pixel, with a byte for each channel: drawing is the expensive part.
         noise = jax.random.bits(field, (len(chosen), height, width, 1), jnp.uint32) >> np.array([0, 8, 16], np.uint32)
         noise = (noise & 255).astype(jnp.float32)
         with_noise = jax.random.bernoulli(fill, 0.5, (len(chosen), 1, 1, 1))
@@ -118,7 +119,7 @@ def draw_colour(
 ) -> tuple[Float[Array, "n 3 3"], Float[Array, "n 3"]]:
     """Draws one map of RGB per picture, rgb -> matrix @ rgb + offset: hue, saturation, brightness, contrast, shift.
 
-    Hue turns the plane of colour about the grey axis in YIQ, so grey stays grey under hue and saturation; contrast
+    Hue rotates the colour plane about the grey axis in YIQ, so grey stays grey under hue and saturation; contrast
     pivots about 127.5. All draws are uniform and independent.
     """
     keys = jax.random.split(key, 5)
@@ -139,7 +140,7 @@ def draw_colour(
 
 
 def _apply_colour(pixels: jax.Array, matrix: jax.Array, offset: jax.Array) -> jax.Array:
-    # Written out: a product with 3 x 3 matrices is one fused loop this way, and a slow call the other.
+    # Written out, because a product with 3 x 3 matrices is one fused loop this way and a slow call otherwise.
     weights = matrix[:, None, None]
     mixed = sum(pixels[..., index : index + 1] * weights[..., index] for index in range(3))
     return mixed + offset[:, None, None]
@@ -148,9 +149,9 @@ def _apply_colour(pixels: jax.Array, matrix: jax.Array, offset: jax.Array) -> ja
 def gaussian_blur(
     pixels: Float[Array, "n h w 3"], sigma: Float[Array, " n"], *, radius: int
 ) -> Float[Array, "n h w 3"]:
-    """Gaussian of `sigma` pixels per picture, cut off at `radius` pixels, nearest edge pixel outside.
+    """Blurs each picture with a Gaussian of `sigma` pixels, cut off at `radius`, with the nearest edge pixel outside.
 
-    Equal to `scipy.ndimage.gaussian_filter` with that radius and mode "nearest".
+    It equals `scipy.ndimage.gaussian_filter` with that radius and mode "nearest".
     """
     places = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     kernels = jnp.exp(-0.5 * (places / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
@@ -165,9 +166,10 @@ def gaussian_blur(
 
 
 def _filter(pixels: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """One square matrix per picture and axis: two batched matrix products.
+    """Applies one square matrix per picture and axis, as two batched matrix products.
 
-    On a CPU a third of the time of shifted multiply-adds, to say nothing of a convolution with one kernel per picture.
+    On a CPU this takes a third of the time of shifted multiply-adds, and far less than a convolution with one kernel
+    each.
     """
     pixels = jnp.einsum("nij,njwc->niwc", rows, pixels, precision=_EXACT)
     return jnp.einsum("nij,nhjc->nhic", columns, pixels, precision=_EXACT)
@@ -179,10 +181,10 @@ def down_and_up(
     down_nearest: Bool[Array, " n"],
     up_nearest: Bool[Array, " n"],
 ) -> Float[Array, "n h w 3"]:
-    """Each picture scaled by its factor in (0, 1] and back to its size, by nearest neighbour or else bilinearly.
+    """Scales each picture by its factor in (0, 1] and back to its size, by nearest neighbour or else bilinearly.
 
-    Bilinear shrinking is antialiased, as Pillow's and `jax.image.resize`'s. Both resizings are linear and act on each
-    axis alone, so together they are one square matrix per picture and axis.
+    Bilinear shrinking is antialiased, as in Pillow and `jax.image.resize`. Both resizings are linear and separable, so
+    together they are one square matrix per picture and axis.
     """
     height, width = pixels.shape[1:3]
     rows = _scaling_matrices(height, factor, down_nearest, up_nearest)
@@ -199,7 +201,7 @@ def _scaling_matrices(size: int, factor: jax.Array, down_nearest: jax.Array, up_
         triangle = jnp.maximum(1 - jnp.abs(place - 0.5 - origin) / stretch, 0) * (origin < before)
         closest = (origin == jnp.floor(place)).astype(jnp.float32)
         weights = jnp.where(nearest[:, None, None], closest, triangle)
-        # Rows past the small picture's end are empty and stay so.
+        # Rows beyond the end of the small picture are empty and stay empty.
         return weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
 
     down = resize(jnp.full_like(small, size), small, down_nearest)
@@ -210,13 +212,14 @@ def _scaling_matrices(size: int, factor: jax.Array, down_nearest: jax.Array, up_
 def jpeg(
     pixels: Float[Array, "n h w 3"], quality: Num[Array, " n"], chroma_half: Bool[Array, " n"]
 ) -> Float[Array, "n h w 3"]:
-    """Each picture as a baseline JPEG file gives it back: whole values, 0 to 255.
+    """Returns each picture as it is after a baseline JPEG file: integers from 0 to 255.
 
-    libjpeg's arithmetic: the tables of ITU-T T.81 Annex K scaled by quality (1 to 100, rounded), 4:2:0 chroma by boxes
-    of four and back by its triangle filter where `chroma_half`, 4:4:4 elsewhere; edges are repeated up to whole blocks.
-    What is left out is what loses nothing: the entropy coding. Measured against OpenCV's encoder and decoder on a
-    portrait with either chroma, the mean absolute difference is 0.04 to 0.4 of 255 (largest at quality 95, where the
-    compression itself moves a value by 1.6 to 2.2), as coefficients near the middle between two steps fall elsewhere.
+    The arithmetic is libjpeg's: the tables of ITU-T T.81 Annex K scaled by quality (1 to 100, rounded), 4:2:0 chroma by
+    boxes of four and back by its triangle filter if `chroma_half`, otherwise 4:4:4; edges are repeated up to whole
+    blocks. Only the entropy coding is omitted, because it is lossless. Measured against OpenCV's encoder and decoder on
+    a portrait with either chroma, the mean absolute difference is 0.04 to 0.4 of 255 (largest at quality 95, where the
+    compression itself moves a value by 1.6 to 2.2): coefficients near the middle between two steps are rounded
+    differently.
     """
     height, width = pixels.shape[1:3]
     padding = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
@@ -244,26 +247,26 @@ def jpeg(
 
 
 def _through_blocks(planes: Float[Array, "n c h w"], table: Float[Array, "n 64"]) -> Float[Array, "n c h w"]:
-    """Quantised in frequency: 8 x 8 blocks -> DCT -> whole multiples of the table -> back, rounded and clipped."""
+    """Quantises in frequency: 8 x 8 blocks -> DCT -> whole multiples of the table -> back, rounded and clipped."""
     count, channels, height, width = planes.shape
     blocks = planes.reshape(count, channels, height // 8, 8, width // 8, 8).transpose(0, 1, 2, 4, 3, 5)
     flat = blocks.reshape(count, -1, 64) - 128
     steps = table[:, None]
     levels = jnp.matmul(flat, _DCT_2D.T, precision=_EXACT) / steps
-    # Halves away from zero: means of blocks are multiples of 1/8, so halves are common.
+    # Halves are rounded away from zero: means of blocks are multiples of 1/8, so halves are common.
     coefficients = jnp.sign(levels) * jnp.floor(jnp.abs(levels) + 0.5) * steps
     flat = jnp.clip(jnp.round(jnp.matmul(coefficients, _DCT_2D, precision=_EXACT) + 128), 0, 255)
     return flat.reshape(blocks.shape).transpose(0, 1, 2, 4, 3, 5).reshape(planes.shape)
 
 
 def _halve(planes: Float[Array, "n c h w"]) -> Float[Array, "n c h2 w2"]:
-    """Means of boxes of four, halves rounded down and up in turn, as libjpeg's `h2v2_downsample`."""
+    """Averages boxes of four, rounding halves down and up in turn, as libjpeg's `h2v2_downsample`."""
     total = planes[..., ::2, ::2] + planes[..., ::2, 1::2] + planes[..., 1::2, ::2] + planes[..., 1::2, 1::2]
     return jnp.floor((total + 1 + jnp.arange(total.shape[-1]) % 2) / 4)
 
 
 def _double(planes: Float[Array, "n c h w"]) -> Float[Array, "n c h2 w2"]:
-    """Twice the size, 3/4 of the nearer and 1/4 of the further pixel per axis, as libjpeg's `h2v2_fancy_upsample`."""
+    """Doubles the size: 3/4 of the nearer and 1/4 of the further pixel per axis, as libjpeg's `h2v2_fancy_upsample`."""
     count, channels, height, width = planes.shape
     padded = jnp.pad(planes, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
     pairs = jnp.stack([3 * planes + padded[..., :-2, :], 3 * planes + padded[..., 2:, :]], 3)
@@ -276,10 +279,10 @@ def _double(planes: Float[Array, "n c h w"]) -> Float[Array, "n c h2 w2"]:
 def draw_rectangles(
     key: Key[Array, ""], count: int, shape: tuple[int, int], most: float
 ) -> Bool[Array, "n {shape[0]} {shape[1]}"]:
-    """Draws one rectangle per picture: area a share in [0.02, most], height : width in [0.3, 3.3], wholly inside.
+    """Draws one rectangle per picture: area a share in [0.02, most], height : width in [0.3, 3.3], inside the picture.
 
-    The draws of Zhong et al. 2020, "Random Erasing Data Augmentation", with the aspect uniform in its logarithm; a side
-    that would exceed the picture is cut to it.
+    The draws are those of Zhong et al. 2020, "Random Erasing Data Augmentation", with the logarithm of the aspect ratio
+    uniform; a side that would exceed the picture is shortened to it.
     """
     keys = jax.random.split(key, 4)
     area = jax.random.uniform(keys[0], (count,), jnp.float32, min(0.02, most), most)

@@ -1,10 +1,10 @@
-"""Which pictures must share a split: the same bytes, nearly the same picture, or the same by what the source says.
+"""Groups pictures that must share a split: the same bytes, nearly the same picture, or related according to the source.
 
-Near duplicates are pairs whose 256-bit perceptual hashes differ in at most `NEAR` bits. Every pair is compared: 13,000
-pictures take a second, 140,000 some three minutes, which is less than reading them.
+Near duplicates are pairs whose 256-bit perceptual hashes differ in at most `NEAR` bits. All pairs are compared: that
+takes a second for 13,000 pictures and about three minutes for 140,000, which is less than reading them.
 
 Example:
-    >>> groups = group_samples(samples, facts)      # one id per sample
+    >>> groups = group_samples(samples, facts)      # a group id per sample
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from fakeface_jax.data.samples import Sample
 
 NEAR = 45
-"""Bits of 256 in which near duplicates may differ. Among 13,454 faces of six sources, pairs of sources that share no
-picture begin at 50 bits; a real photograph and its retouched fake, or a clip and its face swap, lie mostly below."""
+"""Bits of 256 in which near duplicates may differ. Among 13,454 faces of six sources, pairs from sources that share no
+picture begin at 50 bits; a real photograph and its retouched fake, or a clip and its face swap, are mostly below."""
 
 
 def group_samples(samples: Sequence[Sample], facts: Sequence[FileFacts]) -> list[str]:
-    """The group id of every sample: the first member's own key, so that samples added behind it do not change it."""
+    """Returns the group id of every sample: the key of the group's first member, which later samples do not change."""
     parent = list(range(len(samples)))
 
     def find(index: int) -> int:
@@ -36,7 +36,7 @@ def group_samples(samples: Sequence[Sample], facts: Sequence[FileFacts]) -> list
 
     def unite(a: int, b: int) -> None:
         a, b = find(a), find(b)
-        # The smaller index stays the root: it was listed first.
+        # The smaller index stays the root, because it was listed first.
         parent[max(a, b)] = min(a, b)
 
     keys: dict[tuple[str, str], int] = {}
@@ -58,10 +58,10 @@ def group_samples(samples: Sequence[Sample], facts: Sequence[FileFacts]) -> list
 
 
 def near_pairs(hashes: UInt8[np.ndarray, "n b"], *, near: int = NEAR) -> Iterator[tuple[int, int]]:
-    """Pairs of rows that differ in at most `near` bits, the smaller index first, each once.
+    """Yields pairs of rows that differ in at most `near` bits, each pair once and with the smaller index first.
 
     Args:
-        hashes: one hash per row, as bytes; a multiple of 8 of them.
+        hashes: one hash per row, as bytes; their number is a multiple of 8.
     """
     words = np.ascontiguousarray(hashes).view(np.uint64)
     for row in range(len(words) - 1):

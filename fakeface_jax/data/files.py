@@ -1,4 +1,4 @@
-"""Files of a source, in a directory or in a zip archive as downloaded: listed and read the same way.
+"""Lists and reads the files of a source in the same way in a directory and in a zip archive as downloaded.
 
 Example:
     >>> names = list_files("archive.zip")
@@ -22,23 +22,23 @@ _open_archives = threading.local()
 
 
 def list_files(root: str) -> list[str]:
-    """Names of all files below a directory or in a zip archive, sorted, with forward slashes.
+    """Lists all files below a directory or in a zip archive, sorted, with forward slashes.
 
     Raises:
-        DataError: neither a directory nor a readable zip archive, or a folder in it that cannot be listed.
+        DataError: the root is neither a directory nor a readable zip archive, or a folder in it cannot be listed.
     """
     path = Path(root)
     if path.is_dir():
         return sorted(_walk(path))
     if not path.exists():
-        raise DataError(f"{root}: no such file or directory; download it first (docs/data.md says how)")
+        raise DataError(f"{root}: no such file or directory; download it first (see docs/data.md)")
     with _zip(root) as archive:
         return sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
 
 
 def _walk(path: Path) -> Iterator[str]:
     def stop(error: OSError) -> None:
-        # os.walk would leave the folder out and say nothing.
+        # os.walk would silently skip the folder.
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}; check its permissions") from error
 
     seen = set()
@@ -54,11 +54,11 @@ def _walk(path: Path) -> Iterator[str]:
 
 
 def read_file(root: str, name: str) -> bytes:
-    """The bytes of one file.
+    """Reads the bytes of one file.
 
     Raises:
-        OpenError: missing or unreadable.
-        LimitExceeded: larger than any picture may be.
+        OpenError: the file is missing or unreadable.
+        LimitExceeded: the file is larger than a picture may be.
     """
     path = Path(root) / name
     try:
@@ -69,7 +69,7 @@ def read_file(root: str, name: str) -> bytes:
                 raise LimitExceeded(path, f"{size / 2**20:.0f} MiB unpacked", "remove it from the archive")
             return archive.read(name)
         if path.stat().st_size > MAX_BYTES:
-            raise LimitExceeded(path, f"{path.stat().st_size / 2**20:.0f} MiB", "make it smaller")
+            raise LimitExceeded(path, f"{path.stat().st_size / 2**20:.0f} MiB", "shrink it")
         return path.read_bytes()
     except KeyError:
         raise OpenError(path, "is not in the archive", "merge the sources again") from None
@@ -77,12 +77,12 @@ def read_file(root: str, name: str) -> bytes:
         raise OpenError(path, f"cannot be read: {error}", "copy or download it again") from error
 
 
-# ValueError: a name with a null character. RuntimeError: an encrypted member. The rest: damaged members.
+# ValueError: a name with a null character. RuntimeError: an encrypted member. The others: damaged members.
 _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def _opened_zip(root: str) -> zipfile.ZipFile:
-    """The archive, kept open per thread: reopening reads the whole directory of a 140,000-file archive each time."""
+    """Opens the archive once per thread: reopening would read the directory of a 140,000-file archive each time."""
     status = Path(root).stat()
     version = (status.st_ino, status.st_mtime_ns, status.st_size)
     archives = _open_archives.__dict__
@@ -95,4 +95,4 @@ def _zip(root: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(root)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{root}: not a folder and not a readable zip archive: {error}") from error
+        raise DataError(f"{root}: neither a folder nor a readable zip archive: {error}; download it again") from error

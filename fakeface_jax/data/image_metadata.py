@@ -1,4 +1,4 @@
-"""What a picture's file says without looking at the face: format, size, tables, checksums.
+"""Collects facts from a picture's file, apart from the face: format, size, tables, checksums.
 
 Example:
     >>> inspect_file(data, "photo.jpg").container
@@ -21,14 +21,14 @@ HASH_SIZE = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """Facts about one picture file; all empty for a file that could not be read.
+    """Facts about one picture file; all are empty if the file could not be read.
 
     Attributes:
-        sha256: of the bytes, hexadecimal.
+        sha256: SHA-256 of the bytes, hexadecimal.
         phash: perceptual hash (pHash of the package ImageHash, 256 bits, hexadecimal).
         bytes: size of the file.
-        width: in pixels, upright.
-        height: in pixels, upright.
+        width: width in pixels, upright.
+        height: height in pixels, upright.
         container: Pillow's name of the format, such as `JPEG`.
         mode: Pillow's colour mode as stored, such as `RGB` or `L`.
         jpeg_tables: short checksum of the JPEG quantisation tables and sampling; empty for other formats.
@@ -45,10 +45,10 @@ class FileFacts:
 
 
 def inspect_file(data: bytes, source: object) -> FileFacts:
-    """Facts about an image file.
+    """Returns the facts about an image file.
 
     Raises:
-        MediaError: it cannot be decoded.
+        MediaError: the file cannot be decoded.
     """
     pixels = decode_image(data, source=source)
     picture = open_picture(data)

@@ -1,10 +1,10 @@
-"""The merged data as one table: what each picture is, what it duplicates, and which split it belongs to.
+"""The merged data as one table: the facts about each picture, its duplicates, and its split.
 
-`merge` reads every picture once. Exact duplicates (sha256) and near duplicates (perceptual hash) across all sources,
-and what a source itself says belongs together, form groups; a group is never split. Which split a group goes to is
-decided by its first member's source (in the order in which sources are given): by its published split where it has
-one, else by a hash of the first member. So adding a source after the others moves nobody, with two exceptions, because
-neither a group nor a source's `train_only` is ever broken: groups that a new picture joins into one end in one split,
+`merge` reads every picture once. Exact duplicates (SHA-256) and near duplicates (perceptual hash) across all sources,
+and pictures that a source itself relates, form groups; a group is never divided between splits. The source of a group's
+first member (in the order in which sources are given) decides its split: by the published split if there is one,
+otherwise by a hash of the first member. So adding a source after the others moves no picture, with two exceptions,
+because neither a group nor a source's `train_only` is ever broken: groups that a new picture joins end in one split,
 and pictures that a `train_only` source copies go to training.
 
 Example:
@@ -35,10 +35,10 @@ from fakeface_jax.errors import ConfigError, DataError, MediaError
 from fakeface_jax.labels import Label
 
 SPLITS = ("train", "validation", "calibration", "test")
-"""Calibration is held out for fitting probabilities and thresholds: neither training nor testing touches it."""
+"""Names of the splits. Calibration is held out to fit probabilities and thresholds, not for training or testing."""
 
 SHARES = (0.70, 0.08, 0.07, 0.15)
-"""Shares of the groups that have no published split, in the order of `SPLITS`."""
+"""Shares of the groups without a published split, in the order of `SPLITS`."""
 
 EXACT = "exact duplicate of another sample"
 CONFLICT = "the same picture is labelled real and fake"
@@ -49,11 +49,11 @@ class Row:
     """One picture of the merge.
 
     Attributes:
-        sample: where it is and what its source says of it.
-        facts: what its file says.
-        group: an id that all pictures that must share a split have in common.
-        split: one of `SPLITS`, or empty where the picture is left out.
-        left_out: why the picture is not used; empty where it is.
+        sample: where the picture is and what its source says about it.
+        facts: facts from its file.
+        group: an id that is common to all pictures that must share a split.
+        split: one of `SPLITS`, or empty if the picture is excluded.
+        left_out: reason why the picture is excluded; empty if it is used.
     """
 
     sample: Sample
@@ -64,35 +64,35 @@ class Row:
 
     @property
     def id(self) -> str:
-        """Source and name: unique in a manifest of unique inputs."""
+        """Returns source and name, which are unique in a manifest of unique inputs."""
         return f"{self.sample.source}/{self.sample.name}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """All pictures of a merge, used or left out."""
+    """All pictures of a merge, used or excluded."""
 
     rows: tuple[Row, ...]
 
     def used(self, split: str | None = None) -> list[Row]:
-        """The rows that are not left out, of one split or of all."""
+        """Returns the rows that are used, of one split or of all."""
         return [row for row in self.rows if not row.left_out and (split is None or row.split == split)]
 
     def left_out(self) -> list[Row]:
-        """The rows that are not used; `left_out` says why."""
+        """Returns the rows that are excluded; their `left_out` says why."""
         return [row for row in self.rows if row.left_out]
 
     def fingerprint(self) -> str:
-        """sha256 over contents, labels and splits: two manifests with the same one train the same model."""
+        """Returns a SHA-256 over contents, labels and splits: manifests with the same one train the same model."""
         lines = sorted(f"{row.facts.sha256} {row.sample.label} {row.split} {row.sample.source}" for row in self.used())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """How many used pictures each (source, split, label) has."""
+        """Counts the used pictures per (source, split, label)."""
         return dict(collections.Counter((row.sample.source, row.split, str(row.sample.label)) for row in self.used()))
 
     def counts_table(self) -> str:
-        """Counts per source, class and split, and what was left out, as text."""
+        """Returns a text with the counts per source, class and split, and of excluded pictures."""
         counts = self.counts()
         sources = list(dict.fromkeys(row.sample.source for row in self.rows))
         head = f"{'source':<16}" + "".join(f"{split + ' real/fake':>24}" for split in SPLITS)
@@ -107,7 +107,7 @@ class Manifest:
                 cells.append(f"{f'{pair[0]:,} / {pair[1]:,}':>24}")
             lines.append(f"{source:<16}" + "".join(cells))
         reasons = collections.Counter((row.sample.source, row.left_out.split(":")[0]) for row in self.left_out())
-        lines += [f"left out: {n:,} of {source}: {reason}" for (source, reason), n in sorted(reasons.items())]
+        lines += [f"excluded: {n:,} of {source}: {reason}" for (source, reason), n in sorted(reasons.items())]
         sizes = collections.Counter(row.group for row in self.used())
         lines.append(
             f"groups: {len(sizes):,} of {sum(sizes.values()):,} pictures, largest {max(sizes.values(), default=0)}"
@@ -115,12 +115,12 @@ class Manifest:
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table as Parquet, complete or not at all."""
+        """Writes the table as Parquet, completely or not at all."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not self.rows:
-            raise DataError("an empty manifest is not saved")
+            raise DataError("the manifest is empty and was not saved; merge at least one picture")
         columns = [
             {
                 **_columns(row.sample),
@@ -138,15 +138,15 @@ class Manifest:
             pq.write_table(pa.Table.from_pylist(columns), temporary, compression="zstd")
             temporary.replace(path)
         except OSError as error:
-            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise DataError(f"{path}: cannot be written: {error.strerror or error}; name another file") from error
         finally:
-            # Where the place itself is impossible, there is nothing to remove, and that has been said.
+            # If the directory itself cannot exist, there is no file to remove, and the error has been raised already.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
 def load_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Reads a manifest that `Manifest.save` wrote. Raises `DataError` where it is missing or of another form."""
+    """Reads a manifest that `Manifest.save` wrote. Raises `DataError` if it is missing or has another format."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -183,23 +183,23 @@ def merge(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-    """Reads all sources and decides groups and splits.
+    """Reads all sources and assigns groups and splits.
 
     Args:
-        specs: sources as `read_source` takes them. Give new ones after old ones: then nobody moves.
-        train_only: sources of which nothing is held out.
-        workers: reading threads; None for one per processor.
-        progress: called with (pictures read, pictures in all).
+        specs: sources, in the form that `read_source` takes. If new ones come last, no old picture moves.
+        train_only: sources that are used for training alone.
+        workers: reading threads; None uses one per processor.
+        progress: called with (pictures read, all pictures).
 
     Raises:
-        ConfigError: unknown source in `train_only`, or no source at all.
-        DataError: a source that cannot be read. Single bad pictures are left out with their reason.
+        ConfigError: a source in `train_only` is unknown, or there are no sources.
+        DataError: a source cannot be read. Single unreadable pictures are excluded with a reason.
     """
     samples = [sample for spec in specs for sample in read_source(spec)]
     sources = {sample.source for sample in samples}
     unknown = set(train_only) - sources
     if not samples or unknown:
-        raise ConfigError(f"no such source: {', '.join(sorted(unknown)) or 'none given'}; there are {sorted(sources)}")
+        raise ConfigError(f"no such source: {', '.join(sorted(unknown)) or 'none given'}; use one of {sorted(sources)}")
 
     def look(sample: Sample) -> tuple[FileFacts, str]:
         try:
@@ -223,7 +223,7 @@ def merge(
 
 
 def _leave_out_copies(rows: list[Row]) -> list[Row]:
-    """Of the same bytes one is used, none where the labels differ."""
+    """Keeps one of several rows with the same bytes, and none if their labels differ."""
     copies: dict[str, list[int]] = collections.defaultdict(list)
     for index, row in enumerate(rows):
         if not row.left_out:
@@ -238,7 +238,7 @@ def _leave_out_copies(rows: list[Row]) -> list[Row]:
 def _assign_splits(rows: list[Row], train_only: set[str]) -> list[Row]:
     members: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
-        # A copy that is left out still tells where its picture was published.
+        # An excluded copy still tells where its picture was published.
         if not row.left_out or row.left_out == EXACT:
             members[row.group].append(row)
     splits = {group: _split_of(group, rows, train_only) for group, rows in members.items()}
@@ -246,13 +246,13 @@ def _assign_splits(rows: list[Row], train_only: set[str]) -> list[Row]:
 
 
 def _split_of(group: str, rows: list[Row], train_only: set[str]) -> str:
-    """The split of a group, from its rows in the order of the merge."""
+    """Chooses the split of a group from its rows, which are in the order of the merge."""
     if any(row.sample.source in train_only and not row.left_out for row in rows):
         return "train"
-    # Only the source that was there first has a say: one that is added later moves nobody.
+    # Only the source that was there first decides, so that a source that is added later moves no picture.
     official = {row.sample.official_split for row in rows if row.sample.source == rows[0].sample.source}
     if "train" in official:
-        # A test picture that has a copy in training goes to training: the test split stays unseen.
+        # If a test picture has a copy in training, both go to training, so that the test split stays unseen.
         return "train"
     place = int(hashlib.sha256(group.encode()).hexdigest()[:13], 16) / 16**13
     if "validation" in official:

@@ -1,7 +1,7 @@
-"""A new source beside a finished merge: its groups and splits follow the old ones, and no old picture moves.
+"""Adds a new source to a finished merge: its groups and splits follow the old ones, and no old picture moves.
 
-Merging everything anew would do the same but for the groups that a new picture joins into one: they would end in one
-split, and crops that are cut already cannot move. Here such a picture is left out.
+A complete new merge would give the same result except for groups that a new picture joins: they would end in one split,
+but crops that are cut already cannot move. Here such a picture is excluded.
 
 Example:
     >>> old = load_manifest("manifest.parquet")
@@ -23,20 +23,20 @@ BRIDGE = "near duplicate of older pictures in several splits"
 
 
 def extend(old: Manifest, new: Manifest) -> Manifest:
-    """The rows of a new merge, as they may stand beside an old one.
+    """Returns the rows of a new merge, with splits that respect an old one.
 
-    A picture whose bytes are there already is left out, as are those that belong together with old pictures of several
-    splits. What belongs together with old pictures goes to their split; the rest stays where its own merge put it.
+    A picture whose bytes are already there is excluded, and so are pictures related to old ones of several splits.
+    Pictures related to old ones of one split go to that split; the others keep the split of their own merge.
 
     Args:
-        old: what a model was trained on.
-        new: a merge of new sources alone.
+        old: the manifest that a model was trained on.
+        new: a merge of the new sources alone.
 
     Returns:
-        New rows only, in their order.
+        The new rows only, in their order.
 
     Raises:
-        ConfigError: a new picture has the source and the name of another old one.
+        ConfigError: a new picture has the source and the name of another, old picture.
     """
     labels: dict[str, set[Label]] = collections.defaultdict(set)
     for row in old.rows:
@@ -44,7 +44,8 @@ def extend(old: Manifest, new: Manifest) -> Manifest:
             labels[row.facts.sha256].add(row.sample.label)
     rows = [*old.rows, *new.rows]
     groups = group_samples([row.sample for row in rows], [row.facts for row in rows])
-    # What is left out has no split, and only a copy tells of one: that of the picture it copies, which is here too.
+    # Excluded rows have no split of their own; an excluded copy has that of the picture it copies, which is also in
+    # `old`.
     homes: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for row, group in zip(old.rows, groups, strict=False):
         if not row.left_out:
@@ -61,7 +62,7 @@ def extend(old: Manifest, new: Manifest) -> Manifest:
 
 
 def _placed(row: Row, labels: set[Label], homes: dict[str, str]) -> Row:
-    """A new row beside the labels of its old copies and the splits, with their groups, that it belongs to."""
+    """Places a new row, given the labels of its old copies and the splits, with their groups, that it is related to."""
     if row.left_out:
         return row
     if labels:

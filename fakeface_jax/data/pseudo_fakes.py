@@ -1,8 +1,8 @@
-"""Fakes made of real faces while training: what a blended or an up-sampled face leaves behind, whoever made it.
+"""Makes fakes from real faces during training: the traces that any blended or up-sampled face has.
 
-A detector that sees only published fakes learns their generators, and fails on the next one. `self_blend` puts a part
-of a face over a slightly other version of the same face, so that nothing but the blending is fake; `up_sample` leaves
-the periodic traces of a generator's last layers in a real photo. Both work on the crop, on the host, in OpenCV.
+A detector that sees only published fakes learns their generators and fails on the next one. `self_blend` puts a part of
+a face over a slightly different version of the same face, so that only the blending is fake; `up_sample` adds the
+periodic traces of a generator's last layers to a real photo. Both work on the crop, on the host, in OpenCV.
 
 Example:
     >>> rng = np.random.default_rng(0)
@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
-# The mean face, seen from the front: x to the right and y down in units of the distance between the eyes, the origin
-# between them. Landmarks are in the detector's order, the rest is drawn by hand after faces of average proportions.
+# The mean face, seen from the front: x to the right and y down in units of the distance between the eyes, with the
+# origin between them. Landmarks are in the detector's order; the other points are drawn by hand in average proportions.
 _LANDMARKS = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.58], [-0.42, 1.15], [0.42, 1.15]])
 _JAW = [(-1.05, 0.1), (-1.0, 0.5), (-0.9, 0.95), (-0.68, 1.38), (-0.35, 1.7), (0.0, 1.8)]
 _BROWS = [(-1.0, -0.2), (-0.75, -0.42), (-0.45, -0.48), (-0.15, -0.42)]
@@ -33,8 +33,8 @@ def _mirrored(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return points + [(-x, y) for x, y in points]
 
 
-# What is replaced, as corners of a convex hull, and how often. Half are whole faces as in face swaps; the other half
-# are parts, because photo editing replaces eyes, noses and mouths one at a time.
+# Replaced regions as corners of a convex hull, with their probabilities. Half are whole faces as in face swaps, the
+# other half are parts, because photo editing replaces eyes, noses and mouths one at a time.
 _REGIONS = {
     "face": (0.3, _mirrored(_JAW + _BROWS)),
     "face and forehead": (0.1, _mirrored(_JAW + _FOREHEAD)),
@@ -48,10 +48,10 @@ _REGIONS = {
 _CORNERS = [np.array(corners) for _, corners in _REGIONS.values()]
 _CUMULATIVE = np.cumsum([share for share, _ in _REGIONS.values()])
 
-# From five landmarks to the affine map that fits the mean face to them best, in least squares.
+# From five landmarks to the affine map that fits the mean face to them in least squares.
 _FIT = np.linalg.pinv(np.column_stack([_LANDMARKS, np.ones(5)]))
 _CENTRED = np.array([[0.34, 0.0], [0.0, 0.3], [0.5, 0.37]])
-"""Where the mean face lies in a crop of size 1 without landmarks: the median of detected faces cut at margin 1.3."""
+"""Position of the mean face in a crop of size 1 without landmarks: the median of detected faces cut at margin 1.3."""
 
 _BLEND_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 _ELASTIC_ALPHA, _ELASTIC_SIGMA = 50.0, 7.0
@@ -61,23 +61,23 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 def self_blend(
     image: UInt8[np.ndarray, "s s 3"], landmarks: Float[np.ndarray, "5 2"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """A self-blended image: the face, or a part of it, replaced by a changed and slightly moved copy of itself.
+    """Makes a self-blended image: replaces the face, or a part of it, by a changed and slightly moved copy of itself.
 
-    After Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR 2022), with its constants for the
-    colour shift, the affine move, the elastic deformation and the blend ratios. Here the mask is a mean face fitted to
-    five landmarks instead of the hull of 68, or a part of it. The copy is what is changed, never the surroundings: in
-    the paper the real half of a pair is changed alike, here it is not there, and a changed background would itself
-    tell fakes from reals.
+    It follows Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR 2022), with its constants for
+    the colour shift, the affine move, the elastic deformation and the blend ratios. The mask here is a mean face, or a
+    part of it, fitted to five landmarks instead of the hull of 68. Only the copy is changed and never the surroundings:
+    in the paper the real half of a pair is changed in the same way, but here there is none, and a changed background
+    would itself tell fakes from reals.
 
     Args:
         image: RGB crop of a real face.
         landmarks: x, y in pixels of the crop: left eye, right eye, nose, left and right mouth corner as seen in the
-            picture. Where one is not finite, or they make no face, the mean face in the middle of the crop serves.
-        rng: what is drawn follows from it alone.
+            picture. If one is not finite, or they do not form a face, the mean face in the middle of the crop is used.
+        rng: random generator that decides all draws.
     """
     size = image.shape[0]
     placed = _place_mean_face(landmarks, size)
-    # Small random move of the copy, mask included, about the middle of the crop.
+    # Small random move of the copy, including its mask, about the middle of the crop.
     scale = rng.uniform(0.95, 1 / 0.95)
     shift = rng.uniform((-0.03, -0.015), (0.03, 0.015)) * size
     middle = (size - 1) / 2
@@ -97,10 +97,10 @@ def self_blend(
 
 
 def _place_mean_face(landmarks: np.ndarray, size: int) -> Float64[np.ndarray, "3 2"]:
-    """The affine map from (x, y, 1) of the mean face to pixels of the crop."""
+    """Returns the affine map from (x, y, 1) of the mean face to pixels of the crop."""
     if np.isfinite(landmarks).all():
         placed = _FIT @ np.asarray(landmarks, np.float64)
-        # A face that is seen from the side is narrow, and mirrored or collapsed landmarks are none.
+        # A face that is seen from the side is narrow; mirrored or collapsed landmarks do not form a face.
         if np.linalg.det(placed[:2]) > (0.08 * size) ** 2 and _within(placed[2], size):
             return placed
     return _CENTRED * size
@@ -111,7 +111,7 @@ def _within(point: np.ndarray, size: int) -> bool:
 
 
 def _soft_mask(corners: np.ndarray, size: int, rng: np.random.Generator) -> Float32[np.ndarray, "s s"]:
-    """The hull of some points, elastically deformed and blurred; 0 to 1, and 1 somewhere."""
+    """Returns the hull of some points, elastically deformed and blurred; from 0 to 1, with a maximum of 1."""
     hull = cv2.convexHull(corners.astype(np.float32))
     mask: np.ndarray = np.zeros((size, size), np.float32)
     # Corners in sixteenths of a pixel.
@@ -127,8 +127,8 @@ def _soft_mask(corners: np.ndarray, size: int, rng: np.random.Generator) -> Floa
 
 
 def _change(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> Float32[np.ndarray, "s s 3"]:
-    """Other colours, and lower resolution or sharper edges; about 0 to 255."""
-    # One strength for all colours: in the paper many changes can hardly be seen, and those teach most.
+    """Changes colours, and lowers the resolution or sharpens edges; the result is about 0 to 255."""
+    # One strength for all colours: in the paper many changes are hardly visible, and these teach most.
     strength = rng.random()
     hue, saturation, value, brightness, contrast = rng.uniform(-1, 1, 5) * strength
     matrix = _hue_rotation(math.radians(10 * hue))
@@ -151,28 +151,27 @@ def _change(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> Floa
 
 
 def _hue_rotation(angle: float) -> Float64[np.ndarray, "3 3"]:
-    """Rotates RGB about the grey axis (Rodrigues's formula), so that greys stay grey."""
+    """Returns the rotation of RGB about the grey axis (Rodrigues's formula), under which greys stay grey."""
     cos, sin = math.cos(angle), math.sin(angle) / math.sqrt(3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
     return cos * np.eye(3) + sin * cross + (1 - cos) / 3
 
 
 def up_sample(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
-    """A real face with the traces of a generator's up-sampling, by 2 or by 4.
+    """Adds the traces of a generator's up-sampling, by 2 or by 4, to a real face.
 
-    The crop is shrunk, then enlarged by nearest neighbours or as a transposed convolution does it: zeros are inserted
-    and a random kernel with uneven overlap goes over them, which leaves a checkerboard (Odena et al. 2016,
-    "Deconvolution and Checkerboard Artifacts"; Zhang et al. 2019, "Detecting and Simulating Artifacts in GAN Fake
-    Images"). Half of the results lose detail as well, the others have the pattern alone, so that a blurred face is not
-    a fake one.
+    The crop is shrunk and then enlarged by nearest neighbours or like a transposed convolution: zeros are inserted and
+    convolved with a random kernel with uneven overlap, which leaves a checkerboard (Odena et al. 2016, "Deconvolution
+    and Checkerboard Artifacts"; Zhang et al. 2019, "Detecting and Simulating Artifacts in GAN Fake Images"). Half of
+    the results lose detail as well, and the others have only the pattern, so that blur alone does not make a fake.
 
     Args:
         image: RGB crop of a real face.
-        rng: what is drawn follows from it alone.
+        rng: random generator that decides all draws.
     """
     size = image.shape[0]
     factor = 2 if rng.random() < 0.7 else 4
-    # Whole cells, so that the pattern's period is the factor throughout.
+    # Whole cells, so that the period of the pattern is the factor everywhere.
     small = -(-size // factor)
     padded = cv2.copyMakeBorder(image, 0, small * factor - size, 0, small * factor - size, cv2.BORDER_REFLECT_101)
     cells = cv2.resize(padded, (small, small), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -181,7 +180,7 @@ def up_sample(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UI
         traced = cells.repeat(factor, axis=0).repeat(factor, axis=1)
     else:
         even = _even_kernel(factor)
-        # From a pattern that only a spectrum shows to one that an eye can see.
+        # From a pattern that only a spectrum shows to one that is visible.
         unevenness = math.exp(rng.uniform(math.log(0.04), math.log(0.25)))
         kernel = even * (1 + unevenness * rng.standard_normal(even.shape)).astype(np.float32)
         traced = _transposed_convolution(cells, factor, kernel * (factor**2 / kernel.sum()))
@@ -193,7 +192,7 @@ def up_sample(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UI
 
 
 def _even_kernel(factor: int) -> Float32[np.ndarray, "k k"]:
-    """The kernel with which a transposed convolution of that stride interpolates linearly; its sum is factor ** 2."""
+    """Returns the kernel of a transposed convolution of stride `factor` that interpolates linearly; sum factor ** 2."""
     ramp = 1 - np.abs(np.arange(2 * factor) - (factor - 0.5)) / factor
     return np.outer(ramp, ramp).astype(np.float32)
 
@@ -201,13 +200,13 @@ def _even_kernel(factor: int) -> Float32[np.ndarray, "k k"]:
 def _transposed_convolution(
     cells: Float32[np.ndarray, "c c 3"], factor: int, kernel: Float32[np.ndarray, "k k"]
 ) -> Float32[np.ndarray, "f f 3"]:
-    """Every cell becomes a scaled copy of the kernel, of twice the factor, centred on the cell; copies overlap."""
+    """Turns every cell into a scaled copy of the kernel, of twice the factor, centred on the cell; copies overlap."""
     # One more cell on every side, so that the edge is covered as often as the rest.
     cells = cv2.copyMakeBorder(cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     size = cells.shape[0] * factor
     spread = np.zeros((size, size, 3), np.float32)
     spread[factor // 2 :: factor, factor // 2 :: factor] = cells
-    # filter2D correlates: flipped, the kernel is stamped as it is. Its middle lies between two pixels.
+    # filter2D correlates, so the flipped kernel is stamped in its original form. Its middle lies between two pixels.
     stamped = cv2.filter2D(spread, -1, kernel[::-1, ::-1], anchor=(factor - 1, factor - 1))
     return stamped[factor:-factor, factor:-factor]
 

@@ -1,9 +1,9 @@
-"""What an update trains on: new samples beside old ones that are shown again, so that they are not forgotten.
+"""Draws the samples of an update: new ones together with old ones, which are repeated so that they are not forgotten.
 
-The whole run's samples are drawn beforehand, classes in the proportions of `loader.group_shares` and in each class a
-fixed share of new ones; shuffled, they make the batches. New samples are gone through about once an epoch; old ones are
-gone through in an order of their own that goes on over the epochs, so that few of them repeat. (Replay of stored
-samples: Robins, 1995.)
+The samples of the whole run are drawn in advance, with classes in the proportions of `loader.group_shares` and a fixed
+share of new samples in each class; shuffled, they make the batches. New samples are used about once per epoch; old ones
+are used in an order of their own that continues over the epochs, so that few of them repeat. (Replay of stored samples:
+Robins, 1995.)
 
 Example:
     >>> drawn = replay(dataset.source("train", pictures=False), newest(dataset, "train"), LoaderConfig(), share=0.5,
@@ -29,11 +29,11 @@ from fakeface_jax.labels import Label
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Replay:
-    """What is drawn.
+    """The samples that were drawn.
 
     Attributes:
-        rows: of the joined split, each as often as it is drawn in the whole run; to be shuffled.
-        steps: batches of one epoch.
+        rows: rows of the joined split, each as often as it is drawn in the whole run; to be shuffled.
+        steps: number of batches per epoch.
     """
 
     rows: Int64[np.ndarray, " n"]
@@ -41,13 +41,15 @@ class Replay:
 
 
 def newest(dataset: Dataset, split: str) -> int:
-    """How many samples of a split, at its end, are from the last of several data sets.
+    """Counts the samples of a split that come from the last of several data sets; they are at its end.
 
     Raises:
-        DataError: there is one data set only.
+        DataError: there is only one data set.
     """
     if not isinstance(dataset, JoinedDataset):
-        raise DataError(f"{dataset.path}: is one data set, and new samples come from the last of several; name two")
+        raise DataError(
+            f"{dataset.path}: is a single data set, but new samples come from the last of several; name two"
+        )
     return int(dataset.parts[-1].sizes.get(split, 0))
 
 
@@ -63,32 +65,32 @@ def replay(
 ) -> Replay:
     """Draws the samples of a run.
 
-    Classes are balanced as `balance` "class" does, old sources as well where it is "source". A class that the new
-    samples lack is all old; one that the old ones lack is all new.
+    Classes are balanced as with `balance` "class", and old sources too if it is "source". A class that the new samples
+    lack has only old samples; one that the old samples lack has only new ones.
 
     Args:
         records: the joined split, without decoded pictures.
-        new: so many of its samples, at its end, are new.
-        config: batch size, balance, what is left out.
-        share: in (0, 1), of the new samples in each class that they have.
-        epochs: of the run.
-        seed: of the order.
-        pseudo: which share of reals becomes fakes; more reals are drawn for it.
+        new: number of samples at its end that are new.
+        config: batch size, balance and excluded names.
+        share: share, in (0, 1), of new samples in each class that they have.
+        epochs: number of epochs of the run.
+        seed: seed of the order.
+        pseudo: share of the reals that become fakes; more reals are drawn for it.
 
     Raises:
-        ConfigError: `leave_out` names what is not there, or a balance that cannot be had.
-        DataError: a class has no samples, or nothing is new.
+        ConfigError: `leave_out` names something that does not exist, or the balance cannot be achieved.
+        DataError: a class has no samples, or there are no new samples.
     """
     every = kept_indices(records, config.leave_out) if config.leave_out else np.arange(len(records))
     fresh = every >= len(records) - new
     if not fresh.any():
-        raise DataError("the last data set has no training samples; give more pictures")
+        raise DataError("the last data set has no training samples; add pictures to it")
     if fresh.all():
-        raise DataError("the data set before the last has no training samples to replay")
+        raise DataError("the data sets before the last have no training samples to repeat; name the old data first")
     by_source = config.balance == "source"
     old_groups = group_rows(records, every[~fresh].tolist(), by_source=by_source)
     new_groups = group_rows(records, every[fresh].tolist(), by_source=False)
-    # Sizes are evened out within the old samples alone. There a small class is no reason to stop: it is drawn often.
+    # Sizes are balanced only within the old samples. A small class there is not an error: it is drawn often.
     even = dataclasses.replace(config, max_repeats=config.max_repeats if by_source else math.inf)
     sizes = {key: len(rows) for key, rows in old_groups.items()}
     missing = [key for key in new_groups if key[0] not in {label for label, _ in sizes}]
@@ -114,7 +116,7 @@ def replay(
 
 
 def _whole_numbers(shares: list[float], total: int) -> list[int]:
-    """Counts in these proportions that sum to the total: what rounding down leaves goes to the largest remainders."""
+    """Returns counts in these proportions that sum to the total; the largest remainders are rounded up."""
     exact = np.array(shares) / sum(shares) * total
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
@@ -122,6 +124,6 @@ def _whole_numbers(shares: list[float], total: int) -> list[int]:
 
 
 def _passes(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """So many rows, in whole passes and the beginning of another."""
+    """Returns this many rows: whole passes in random order and the beginning of another."""
     times = -(-count // len(rows))
     return np.concatenate([rng.permutation(rows) for _ in range(times)])[:count] if times else rows[:0]

@@ -1,4 +1,4 @@
-"""What every reader of a source returns: where a picture is, and what its source says of it.
+"""The common result of all readers of sources: where a picture is, and what its source says about it.
 
 Example:
     >>> Sample(root="archives/140k", name="test/fake/0001.jpg", label=Label.FAKE, source="140k")
@@ -17,11 +17,11 @@ class Sample:
 
     Attributes:
         root: the directory or zip archive, or `tfds:NAME`.
-        name: the picture inside it, with forward slashes.
+        name: the picture's name inside it, with forward slashes.
         label: real or fake.
-        source: the data set it belongs to.
-        method: how a fake was made; empty for reals and where unknown.
-        hint: what the source says belongs together (an original video, a person); empty where it says nothing.
+        source: the data set that the picture belongs to.
+        method: how a fake was made; empty for reals and if unknown.
+        hint: an original video or a person that the source relates the picture to; empty if it does not say.
         official_split: `train`, `validation`, `test`, or empty.
         difficulty: ciplab's `easy`, `mid`, `hard`, or empty.
         parts: ciplab's replaced parts of the face, joined by `+`, or empty.

@@ -1,6 +1,6 @@
-"""Readers: where the samples of each source are and what they are labelled, without opening a picture.
+"""Readers that list the samples of each source with their labels, without opening a picture.
 
-Kaggle archives are read as downloaded, zipped or unpacked. Labels come from the nearest folder whose name says real or
+Kaggle archives are read as downloaded, zipped or unpacked. Labels come from the nearest folder whose name means real or
 fake, never from alphabetical order. A source is named on the command line as `KIND:PATH`:
 
     ciplab:real-and-fake-face-detection.zip      the report's set 1
@@ -10,7 +10,7 @@ fake, never from alphabetical order. A source is named on the command line as `K
     csv:FILE.csv                                 columns path, label; optional source, method, group, split
     tfds:NAME[:CONFIG]                           a TFDS data set with features image and label
 
-`folder` and `tfds` may end in `@name`, the name of the source, and `csv` in `@a,b`, the sources to take.
+`folder` and `tfds` may end in `@name`, the name of the source, and `csv` in `@a,b`, the sources to read.
 
 Example:
     >>> samples = read_source("ciplab:archives/real-and-fake-face-detection.zip")
@@ -35,7 +35,7 @@ from fakeface_jax.labels import Label, parse_label
 
 SPLIT_WORDS = {"train": "train", "training": "train", "valid": "validation", "val": "validation"}
 SPLIT_WORDS |= {"validation": "validation", "test": "test", "testing": "test"}
-"""What published data sets call their splits. Folder names such as `training_real` are no split."""
+"""Names of splits in published data sets. Folder names such as `training_real` are not splits."""
 
 PARTS = ("left_eye", "right_eye", "nose", "mouth")
 """ciplab's four flags, in the order of the file name."""
@@ -45,24 +45,26 @@ _CIPLAB_FAKE = re.compile(r"(easy|mid|hard)_(\d+)_([01]{4})")
 
 
 def read_source(spec: str) -> list[Sample]:
-    """The samples of one source.
+    """Reads the samples of one source.
 
     Args:
-        spec: `KIND:PATH`, see the module's description.
+        spec: `KIND:PATH`, see the module's docstring.
 
     Returns:
         Samples ordered by name.
 
     Raises:
-        ConfigError: unknown kind, or names that this kind does not take.
-        DataError: nothing there, or not in the stated layout.
+        ConfigError: the kind is unknown, or it does not take names.
+        DataError: there is nothing, or it has another layout than stated.
     """
     kind, _, rest = spec.partition(":")
     path, names = _split_names(rest)
     if kind not in _READERS or not path:
-        raise ConfigError(f"{spec!r} is no source; write KIND:PATH with KIND one of {', '.join(_READERS)}")
+        raise ConfigError(f"{spec!r} is not a source; write KIND:PATH with KIND one of {', '.join(_READERS)}")
     if len(names) > _MOST_NAMES.get(kind, 0):
-        raise ConfigError(f"{spec!r}: {kind} takes {'one name' if kind in _MOST_NAMES else 'no names'} after @")
+        raise ConfigError(
+            f"{spec!r}: {kind} takes {'one name' if kind in _MOST_NAMES else 'no names'} after @; correct it"
+        )
     samples = _READERS[kind](path, names)
     if not samples:
         raise DataError(f"{spec}: no labelled pictures found; is this the folder or archive that {kind} expects?")
@@ -73,11 +75,11 @@ _MOST_NAMES = {"folder": 1, "tfds": 1, "csv": 1000}
 
 
 def read_sample(sample: Sample) -> bytes:
-    """The encoded bytes of a sample's picture, wherever it lies.
+    """Reads the encoded bytes of a sample's picture from a folder, an archive or a TFDS data set.
 
     Raises:
-        OpenError: missing or unreadable.
-        LimitExceeded: larger than any picture may be.
+        OpenError: the picture is missing or unreadable.
+        LimitExceeded: the file is larger than a picture may be.
     """
     if sample.root.startswith(TFDS_PREFIX):
         return read_tfds_image(sample.root, sample.name)
@@ -85,7 +87,7 @@ def read_sample(sample: Sample) -> bytes:
 
 
 def _split_names(rest: str) -> tuple[str, tuple[str, ...]]:
-    """(path, names) of `PATH@a,b`; an @ in a folder's name belongs to the path."""
+    """Splits `PATH@a,b` into (path, names); an @ in a folder's name belongs to the path."""
     path, at, names = rest.rpartition("@")
     if not at or "/" in names or Path(rest).exists():
         return rest, ()
@@ -93,10 +95,10 @@ def _split_names(rest: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _labelled_files(root: str, *, words: Iterable[str] | None = None) -> Iterable[tuple[str, Label, str]]:
-    """(name, label, official split) of every picture below a folder whose name says real or fake."""
+    """Yields (name, label, official split) of every picture below a folder whose name means real or fake."""
     for name in list_files(root):
         path = PurePosixPath(name)
-        # Hidden files and folders are left there by systems and editors, and some are called like pictures.
+        # Operating systems and editors leave hidden files and folders behind, and some have names of pictures.
         hidden = "__MACOSX" in path.parts or any(part.startswith(".") and part != ".." for part in path.parts)
         if path.suffix.lower() not in EXTENSIONS or hidden:
             continue
@@ -106,7 +108,7 @@ def _labelled_files(root: str, *, words: Iterable[str] | None = None) -> Iterabl
                 label = _LABEL_FOLDERS.get(folder.lower())
             split = split or SPLIT_WORDS.get(folder.lower(), "")
         if label is None:
-            # The folder that was named may itself be real/ or fake/.
+            # The named folder may itself be real/ or fake/.
             label = _LABEL_FOLDERS.get(Path(root).resolve().name.lower())
         if label is not None:
             yield name, label, split
@@ -129,7 +131,7 @@ def _read_ciplab(path: str, names: tuple[str, ...]) -> list[Sample]:
     files = list(_labelled_files(path, words=("training_real", "training_fake")))
     known = {name for name, _, _ in files}
     for name, label, _ in files:
-        # The archive holds its pictures twice: beside themselves in real_and_fake_face_detection/. Unpacked by hand,
+        # The archive contains its pictures a second time in real_and_fake_face_detection/. If it was unpacked by hand,
         # that folder may be the only one.
         folders = PurePosixPath(name).parts
         if _CIPLAB_COPY in folders and "/".join(part for part in folders if part != _CIPLAB_COPY) in known:
@@ -148,7 +150,9 @@ def _read_140k(path: str, names: tuple[str, ...]) -> list[Sample]:
         seen.add(key)
         stated = listed.get(key)
         if stated is not None and stated != (label, split):
-            raise DataError(f"{path}: {name} lies under {split}/{label}, its CSV says {stated[1]}/{stated[0]}")
+            raise DataError(
+                f"{path}: {name} is in {split}/{label}, but its CSV says {stated[1]}/{stated[0]}; get it again"
+            )
         method = "stylegan" if label is Label.FAKE else ""
         samples.append(Sample(root=path, name=name, label=label, source="140k", method=method, official_split=split))
     missing = sorted(listed.keys() - seen)
@@ -158,7 +162,7 @@ def _read_140k(path: str, names: tuple[str, ...]) -> list[Sample]:
 
 
 def _read_140k_csvs(path: str) -> dict[str, tuple[Label, str]]:
-    """What train.csv, valid.csv and test.csv say of `train/real/1.jpg`. Their number 1 means real: words are used."""
+    """Reads label and split of each file from train.csv, valid.csv and test.csv by their words: 1 means real there."""
     listed = {}
     for name in list_files(path):
         split = SPLIT_WORDS.get(PurePosixPath(name).stem)
@@ -171,7 +175,7 @@ def _read_140k_csvs(path: str) -> dict[str, tuple[Label, str]]:
 
 
 def _read_uditsharma72(path: str, names: tuple[str, ...]) -> list[Sample]:
-    # Part of its fakes carry ciplab's names, so their details are kept where they parse.
+    # Some of its fakes have ciplab's names; their details are kept if the names can be parsed.
     return [
         Sample(
             root=path,
@@ -203,7 +207,7 @@ def _read_folder(path: str, names: tuple[str, ...]) -> list[Sample]:
 
 
 def _method_folder(name: str) -> str:
-    """The first folder below the nearest `fake/` that is no split: folders further down are clips or people."""
+    """Returns the first folder below the nearest `fake/` that is not a split; further folders are clips or people."""
     below: list[str] = []
     for folder in PurePosixPath(name).parts[:-1]:
         below = [] if folder.lower() in _LABEL_FOLDERS else [*below, folder]
@@ -211,7 +215,7 @@ def _method_folder(name: str) -> str:
 
 
 def _csv_rows(data: bytes, source: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Column names and rows of a CSV; a cell that a short row lacks is empty."""
+    """Returns the column names and the rows of a CSV; a cell that a short row lacks is empty."""
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), restval="")
         return list(reader.fieldnames or ()), list(reader)
@@ -227,7 +231,7 @@ def _read_csv(path: str, names: tuple[str, ...]) -> list[Sample]:
     columns, rows = _csv_rows(data, path)
     lacking = {"path", "label"} - set(columns)
     if lacking:
-        raise DataError(f"{path}: the column {sorted(lacking)[0]!r} is missing; needed are path and label")
+        raise DataError(f"{path}: the column {sorted(lacking)[0]!r} is missing; a CSV needs the columns path and label")
     samples, sources = [], set()
     for line, row in enumerate(rows, start=2):
         source = row.get("source") or Path(path).stem
@@ -236,21 +240,21 @@ def _read_csv(path: str, names: tuple[str, ...]) -> list[Sample]:
             samples.append(_csv_sample(row, f"{path}: row {line}", str(Path(path).parent), source))
     if set(names) - sources:
         unknown = ", ".join(sorted(set(names) - sources))
-        raise DataError(f"{path}: has no source {unknown}; there are {', '.join(sorted(sources))}")
+        raise DataError(f"{path}: has no source {unknown}; use {', '.join(sorted(sources))}")
     return samples
 
 
 def _csv_sample(row: dict[str, str], place: str, root: str, source: str) -> Sample:
     if not row["path"] or not row["label"]:
-        raise DataError(f"{place} lacks a path or a label")
+        raise DataError(f"{place} has no path or no label; fill it in")
     split = (row.get("split") or "").strip().lower()
     if split and split not in SPLIT_WORDS:
-        raise DataError(f"{place}: unknown split {split!r}; known: {', '.join(SPLIT_WORDS)}")
+        raise DataError(f"{place}: unknown split {split!r}; use one of {', '.join(SPLIT_WORDS)}")
     try:
         label = parse_label(row["label"])
         if row.get("label_str") and parse_label(row["label_str"]) != label:
-            # 140k's own CSVs say 1 for real.
-            raise DataError(f"its label {row['label']} is called {row['label_str']}, and here 1 means fake; use words")
+            # The CSVs of 140k use 1 for real.
+            raise DataError(f"its label {row['label']} is called {row['label_str']}, but here 1 means fake; use words")
     except DataError as error:
         raise DataError(f"{place}: {error}") from None
     return Sample(

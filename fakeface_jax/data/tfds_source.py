@@ -1,4 +1,4 @@
-"""A TFDS data set as a source: any with an `image` and a `label` that says real or fake.
+"""Reads a TFDS data set as a source: any with an `image` and a `label` that says real or fake.
 
 Example:
     >>> read_tfds("fake_faces/faces-150", "fake_faces")
@@ -15,28 +15,30 @@ from fakeface_jax.errors import DataError, OpenError
 from fakeface_jax.labels import parse_label
 
 TFDS_PREFIX = "tfds:"
-"""Roots that begin so are TFDS data sets, not folders."""
+"""Roots with this prefix are TFDS data sets instead of folders."""
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
 
 
 def read_tfds(name: str, source: str) -> list[Sample]:
-    """Samples of a prepared TFDS data set.
+    """Reads the samples of a prepared TFDS data set.
 
     Args:
-        name: as TFDS takes it, found in its data directory, or the version directory of a prepared data set.
-        source: the name of the source; empty for the data set's own.
+        name: a name that TFDS finds in its data directory, or the version directory of a prepared data set.
+        source: the name of the source; empty uses the data set's own.
 
     Raises:
-        DataError: not prepared, or without `image` and `label`, or labels that are neither real nor fake.
+        DataError: it is not prepared, lacks `image` or `label`, or has labels that are neither real nor fake.
     """
     builder = _builder(name)
     features = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
-        raise DataError(f"tfds:{name}: needs the features image and label")
+        raise DataError(f"tfds:{name}: lacks the feature image or label; name a data set that has both")
     names = getattr(features["label"], "names", None)
     if not names:
-        raise DataError(f"tfds:{name}: its labels have no names, so nothing says which is fake")
+        raise DataError(
+            f"tfds:{name}: its labels have no names that say which one is fake; use a data set with named labels"
+        )
     labels = [parse_label(word) for word in names]
     samples = []
     for split in builder.info.splits:
@@ -47,7 +49,7 @@ def read_tfds(name: str, source: str) -> list[Sample]:
                     name=f"{split}/{index:08d}",
                     label=labels[int(record["label"])],
                     source=source or builder.info.name,
-                    # What our own builder stores: related pictures stay together in the next merge.
+                    # Fields that our own builder stores, so that related pictures stay together in the next merge.
                     method=_text(record, "method"),
                     hint=_text(record, "group"),
                     official_split=_SPLITS.get(split, ""),
@@ -57,7 +59,7 @@ def read_tfds(name: str, source: str) -> list[Sample]:
 
 
 def read_tfds_image(root: str, name: str) -> bytes:
-    """The encoded bytes of one picture of such a source."""
+    """Reads the encoded bytes of one picture of a TFDS data set."""
     split, _, index = name.partition("/")
     try:
         return _records(root.removeprefix(TFDS_PREFIX), split)[int(index)]["image"]
@@ -77,9 +79,9 @@ def _builder(name: str) -> Any:
         if (Path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         return tfds.builder(name.replace(":", "/"))
-    except Exception as error:  # TFDS raises many kinds; each means that the data set cannot be had
+    except Exception as error:  # TFDS raises many kinds of errors; each means that the data set cannot be read
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {why}") from error
+        raise DataError(f"tfds:{name}: not a prepared TFDS data set: {why}; prepare it first") from error
 
 
 @functools.lru_cache(maxsize=8)

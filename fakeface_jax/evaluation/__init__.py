@@ -1,1 +1,1 @@
-"""How good a model is, and what its scores mean: predictions -> calibration -> metrics -> report."""
+"""Evaluation: predictions, their calibration, metrics with intervals, and reports."""

@@ -1,4 +1,4 @@
-"""A model's raw logits over a split of prepared crops, as they are or after something was done to them.
+"""Computes a model's raw logits over a split of prepared crops, unchanged or transformed.
 
 Example:
     >>> predictions = predict(FaceClassifier.load(), open_dataset("data"), "test")
@@ -20,7 +20,7 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.evaluation.predictions import Predictions
 
 Transform = Callable[[UInt8[np.ndarray, "n s s 3"]], UInt8[np.ndarray, "n s s 3"]]
-"""What is done to crops before they are scored; keeps their shape, 0 to 255."""
+"""Transforms crops before they are scored; keeps their shape and the range 0 to 255."""
 
 
 def predict(
@@ -36,19 +36,20 @@ def predict(
 
     Args:
         classifier: the model.
-        dataset: crops cut as the model wants them.
-        split: which part of it.
-        keep: which samples of the split, of its length, e.g. from `named`; all by default.
-        transform: done to every batch of crops first.
-        progress: called with (samples scored, samples in all).
+        dataset: crops with the model's geometry.
+        split: split of the data set.
+        keep: mask of the samples to score, as long as the split, e.g. from `named`; all by default.
+        transform: applied to every batch of crops first.
+        progress: called with (samples scored, all samples).
 
     Raises:
         ConfigError: the crops were cut for another model.
-        DataError: no such split.
+        DataError: the split does not exist.
     """
     if dataset.crop != classifier.spec.crop:
         raise ConfigError(
-            f"{dataset.path} holds crops {dataset.crop}, the model takes {classifier.spec.crop}; build the data for it"
+            f"{dataset.path} has crops {dataset.crop}, but the model takes {classifier.spec.crop}; build the data "
+            "for it"
         )
     faces = labelled_faces(dataset, split)
     faces = faces if keep is None else faces.select(keep)
@@ -57,10 +58,10 @@ def predict(
 
 
 def labelled_faces(dataset: Dataset, split: str) -> Predictions:
-    """What the data set says of a split's faces, in order; nobody scored them, so every logit is 0.
+    """Returns the facts about the faces of a split, in order, with logits of 0, because nothing scored them.
 
     Raises:
-        DataError: no such split.
+        DataError: the split does not exist.
     """
     records = list(dataset.source(split, pictures=False))
 
@@ -80,7 +81,7 @@ def labelled_faces(dataset: Dataset, split: str) -> Predictions:
 
 
 def named(faces: Predictions, names: Sequence[str]) -> Bool[np.ndarray, " n"]:
-    """Which faces belong to any of the names: `source`, or `source/method` for one kind of its fakes."""
+    """Returns the mask of faces that belong to any of the names: `source`, or `source/method` for one kind of fakes."""
     full = np.char.add(np.char.add(faces.sources, "/"), faces.methods)
     return np.isin(faces.sources, list(names)) | (np.isin(full, list(names)) & (faces.methods != ""))
 
@@ -94,25 +95,26 @@ def map_crops(
     transform: Transform | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "m ..."]:
-    """Calls a function with the crops of a split, a batch at a time in order, and puts its answers together.
+    """Applies a function to the crops of a split, one batch at a time in order, and concatenates the results.
 
     Args:
-        function: from uint8 RGB crops to one row of values each.
+        function: maps uint8 RGB crops to one row of values each.
         dataset: prepared crops.
-        split: which part of it.
-        keep: which samples, of the split's length; all by default.
-        transform: done to every batch of crops first.
-        progress: called with (samples done, samples in all).
+        split: split of the data set.
+        keep: mask of the samples, as long as the split; all by default.
+        transform: applied to every batch of crops first.
+        progress: called with (samples done, all samples).
 
     Raises:
-        DataError: no such split.
-        ConfigError: `keep` chooses nothing, or is of another length.
+        DataError: the split does not exist.
+        ConfigError: `keep` is all False or has another length.
     """
     source = dataset.source(split)
     if keep is not None:
         if keep.shape != (len(source),) or not keep.any():
             raise ConfigError(
-                f"{split}: {int(keep.sum())} of {len(keep)} samples chosen, and the split has {len(source)}"
+                f"{split}: the mask selects {int(keep.sum())} of {len(keep)} samples, but the split has {len(source)}; "
+                "select at least one of these"
             )
         source = Chosen(source, np.flatnonzero(keep))
     parts: list[np.ndarray] = []

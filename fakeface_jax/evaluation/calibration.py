@@ -1,6 +1,6 @@
-"""From raw logits to probabilities that mean something, and from those to thresholds at stated error rates.
+"""Turns raw logits into calibrated probabilities, and these into thresholds at stated error rates.
 
-Everything here is fitted on a split that neither training nor testing touched.
+Everything here is fitted on a split that neither training nor testing used.
 
 Example:
     >>> calibration = fit_calibration(labels, logits, groups=groups)
@@ -31,28 +31,28 @@ SCALE_BOUNDS = (1e-3, 1e3)
 """Bounds of the fitted scale, in units of one over the logits' standard deviation."""
 
 BIAS_BOUND = 100.0
-"""Bound of the calibrated logit at the mean of the raw ones."""
+"""Largest absolute value of the calibrated logit at the mean of the raw ones."""
 
 RATES = (0.01, 0.05)
-"""Error rates that operating points are chosen for."""
+"""Error rates for which operating points are chosen."""
 
 MOST = 10.0
-"""How much more a face may count where sources are balanced than where they are not."""
+"""Largest factor by which balancing sources may increase the weight of a face."""
 
 FAKE_AT_FPR, REAL_AT_FNR = 0.01, 0.05
-"""Error rates of the verdicts. `fake` has the stricter one: a wrong accusation harms more than a missed fake."""
+"""Error rates of the verdicts. `fake` has the stricter one: a wrong accusation is worse than a missed fake."""
 
 
 def balanced_weights(labels: Integer[np.ndarray, " n"], sources: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Weights that give both classes the same total and, within a class, every source; their mean is 1.
+    """Returns weights that give both classes the same total and, within a class, every source; their mean is 1.
 
-    A source of fakes alone then counts among the fakes, and does not make fakes likelier in general. No face counts
-    much more than `MOST` times as often as it is there: two stray reals among a source's fakes must not be half of all
-    reals.
+    A source that has only fakes then counts among the fakes, without making fakes more likely in general. No face has
+    a weight much above `MOST` times its unbalanced one: two stray reals among a source's fakes must not become half of
+    all reals.
 
     Args:
-        labels: 0 real, 1 fake.
-        sources: the data set each face is from, str.
+        labels: 0 for real, 1 for fake.
+        sources: name of each face's data set, str.
     """
     weights = np.zeros(len(labels), np.float64)
     for label in np.unique(labels):
@@ -71,25 +71,26 @@ def fit_calibration(
     groups: Shaped[np.ndarray, " n"] | None = None,
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> Calibration:
-    """Temperature (Guo et al., 2017) or Platt scaling (Platt, 1999), whichever predicts unseen groups better.
+    """Fits temperature (Guo et al., 2017) or Platt scaling (Platt, 1999), whichever predicts unseen groups better.
 
     Both minimise log loss against Platt's smoothed targets, (n+ + 1) / (n+ + 2) for fakes and 1 / (n- + 2) for reals,
-    so that the scale stays finite when the classes are perfectly separated. The choice is by plain log loss in a
-    group k-fold without randomness; temperature when tied, or when a class has too few groups for two folds.
+    so that the scale stays finite if the classes are perfectly separated. The choice is by plain log loss in a
+    group k-fold without randomness; temperature if tied, or if a class has too few groups for two folds.
 
     Args:
-        labels: 0 real, 1 fake.
-        logits: before calibration, finite.
-        split: name of the split, kept with the result.
-        groups: faces that belong together share one; each face on its own by default.
-        weights: positive weight per face, e.g. `balanced_weights`; only their ratios matter. By default every
-            face counts once, so the largest source decides.
+        labels: 0 for real, 1 for fake.
+        logits: finite logits before calibration.
+        split: name of the split, stored in the result.
+        groups: ids of groups of dependent faces; by default each face is its own group.
+        weights: positive weight per face, e.g. `balanced_weights`; only their ratios matter. By default all are equal,
+            so the largest source dominates.
 
     Returns:
-        scale > 0 even for a model that has the classes the wrong way round: it then says next to nothing.
+        A calibration with scale > 0, even for a model that confuses the classes: its probabilities then say almost
+        nothing.
 
     Raises:
-        DataError: one class only, non-finite logits, or weights that are not positive.
+        DataError: there is one class only, logits are not finite, or weights are not positive.
     """
     labels, logits = _checked(labels, logits, "logits")
     weights = _checked_weights(weights, len(labels))
@@ -109,20 +110,20 @@ def fit_calibration(
 
 
 def log_losses(labels: Integer[np.ndarray, " n"], logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Log loss per face in nats, from logits: no clipping needed, exact for certain answers that are wrong."""
+    """Computes the log loss per face in nats from logits: without clipping, and exact for confident wrong answers."""
     return np.logaddexp(0.0, logits) - labels * logits
 
 
 def clopper_pearson(rate: float, samples: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a proportion (Clopper and Pearson, 1934).
+    """Returns the exact interval of a proportion (Clopper and Pearson, 1934).
 
     Args:
-        rate: the share observed, in [0, 1].
-        samples: independent samples it was observed on, positive; need not be whole (an effective sample size).
-        confidence: in (0, 1).
+        rate: the observed share, in [0, 1].
+        samples: number of independent samples, positive; it may be fractional (an effective sample size).
+        confidence: confidence level, in (0, 1).
     """
     hits, tail = rate * samples, (1.0 - confidence) / 2.0
-    # A share of a few ulps is none at all, and beta quantiles at zero parameters are not defined.
+    # A share of a few ulps is zero, and beta quantiles with zero parameters are not defined.
     low = 0.0 if hits < 1e-9 else float(beta.ppf(tail, hits, samples - hits + 1.0))
     high = 1.0 if samples - hits < 1e-9 else float(beta.ppf(1.0 - tail, hits + 1.0, samples - hits))
     return low, high
@@ -137,34 +138,34 @@ def choose_operating_points(
     weights: Float[np.ndarray, " n"] | None = None,
     rates: Sequence[float] = RATES,
 ) -> tuple[OperatingPoint, ...]:
-    """Thresholds on P(fake) at false-positive and false-negative rates, never above the stated rate on this split.
+    """Chooses thresholds on P(fake) at false-positive and false-negative rates that are not exceeded on this split.
 
-    A threshold lies midway between the two neighbouring scores, so that rounding cannot move a face across it. Where
-    the split has too few faces for the rate (fewer than 1 / rate), the threshold is beyond the most extreme of them,
-    and `rate_high` says how little that proves. The interval is Clopper-Pearson's at the effective sample size
-    of Korn and Graubard (1998), which is the number of faces where each is its own group and weighs the same.
+    A threshold is midway between the two neighbouring scores, so that rounding cannot move a face across it. If the
+    split has too few faces for the rate (fewer than 1 / rate), the threshold is beyond the most extreme of them,
+    and `rate_high` says how little that proves. The interval is Clopper-Pearson's at the effective sample size of
+    Korn and Graubard (1998), which equals the number of faces if each is its own group and all weights are equal.
 
     Args:
-        labels: 0 real, 1 fake.
-        p_fake: calibrated, in [0, 1].
-        split: name of the split, kept with the result.
-        groups: faces that belong together share one; widens the interval, leaves the threshold.
+        labels: 0 for real, 1 for fake.
+        p_fake: calibrated probabilities, in [0, 1].
+        split: name of the split, stored in the result.
+        groups: ids of groups of dependent faces; they widen the interval and do not change the threshold.
         weights: positive weight per face; the rates are then weighted shares.
-        rates: in (0, 1), ascending.
+        rates: error rates in (0, 1), ascending.
 
     Returns:
         `fpr` points, then `fnr` points, in the order of `rates`.
 
     Raises:
-        DataError: one class only, scores outside [0, 1], or so many reals at exactly 1 that no threshold keeps the
-            rate (scores saturate without calibration).
-        ConfigError: a rate outside (0, 1).
+        DataError: there is one class only, scores are outside [0, 1], or so many reals have exactly 1 that no threshold
+            keeps the rate (scores saturate without calibration).
+        ConfigError: a rate is outside (0, 1).
     """
     labels, p_fake = _checked(labels, p_fake, "scores")
     if p_fake.min() < 0.0 or p_fake.max() > 1.0:
-        raise DataError(f"P(fake) must be in [0, 1], not {p_fake.min():g} to {p_fake.max():g}; calibrate the logits")
+        raise DataError(f"P(fake) must be in [0, 1]; got {p_fake.min():g} to {p_fake.max():g}; calibrate the logits")
     if not all(0.0 < rate < 1.0 for rate in rates):
-        raise ConfigError(f"error rates must be between 0 and 1, not {tuple(rates)}")
+        raise ConfigError(f"error rates must be between 0 and 1; got {tuple(rates)}")
     weights = _checked_weights(weights, len(labels))
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     points = []
@@ -181,7 +182,8 @@ def choose_operating_points(
                     )
                 wrong = p_fake[mine] >= threshold
             else:
-                # The same question with the sign turned; below 0 there is no score, so 0 itself always keeps the rate.
+                # The same problem with the sign reversed; scores are at least 0, so the threshold 0 always keeps the
+                # rate.
                 turned = _gap_above(-p_fake[mine], weights[mine], -p_fake, rate, limit=0.0)
                 threshold = -turned if turned is not None else 0.0
                 wrong = p_fake[mine] < threshold
@@ -203,18 +205,18 @@ def choose_operating_points(
 def choose_bands(
     points: Sequence[OperatingPoint], *, fpr: float = FAKE_AT_FPR, fnr: float = REAL_AT_FNR
 ) -> VerdictBands:
-    """Verdict bands from operating points: fake from the threshold at `fpr`, real below the one at `fnr`.
+    """Chooses verdict bands from operating points: fake from the threshold at `fpr`, real below the one at `fnr`.
 
-    The thresholds of a detector with fewer errors than that cross; both bands then start at their midpoint, nothing
-    is inconclusive, and both error rates are below the stated ones.
+    The thresholds of a detector with fewer errors than that cross; both bands then start at their midpoint, no score is
+    inconclusive, and both error rates are below the stated ones.
 
     Raises:
-        ConfigError: no operating point at one of the rates.
+        ConfigError: there is no operating point at one of the rates.
     """
     found = {point.kind: point for point in points if point.rate == (fpr if point.kind == "fpr" else fnr)}
     if set(found) != {"fpr", "fnr"}:
         known = ", ".join(f"{point.kind} {point.rate:g}" for point in points) or "none"
-        raise ConfigError(f"verdict bands need operating points at fpr {fpr:g} and fnr {fnr:g}; there are: {known}")
+        raise ConfigError(f"verdict bands need operating points at fpr {fpr:g} and fnr {fnr:g}; available: {known}")
     fake_from, real_below = found["fpr"].threshold, found["fnr"].threshold
     split = found["fpr"].split
     if real_below > fake_from:
@@ -241,17 +243,17 @@ def _checked(
         raise DataError("labels must be 0 (real) or 1 (fake)")
     fakes = int(labels.sum())
     if fakes in (0, len(labels)):
-        raise DataError(f"calibration needs both classes, and there are {len(labels) - fakes} reals and {fakes} fakes")
+        raise DataError(f"calibration needs both classes; there are {len(labels) - fakes} reals and {fakes} fakes")
     return labels, scores
 
 
 def _checked_weights(weights: Float[np.ndarray, " n"] | None, samples: int) -> Float[np.ndarray, " m"]:
-    """Weights with mean 1."""
+    """Returns weights with mean 1, equal ones for None."""
     if weights is None:
         return np.ones(samples)
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (samples,) or not np.isfinite(weights).all() or (weights <= 0).any():
-        raise DataError(f"calibration needs {samples} positive weights")
+        raise DataError(f"calibration needs {samples} weights that are positive and finite")
     return weights / weights.mean()
 
 
@@ -262,10 +264,10 @@ def _fit(
     *,
     shift: bool,
 ) -> tuple[float, float]:
-    """Scale and bias of lowest log loss; bias 0 unless `shift`. Convex, so the optimum does not depend on the start."""
+    """Fits scale and bias (0 unless `shift`) by log loss, which is convex: the optimum does not depend on the start."""
     fakes, reals = weights @ labels, weights @ (1 - labels)
     targets = np.where(labels == 1, (fakes + 1.0) / (fakes + 2.0), 1.0 / (reals + 2.0))
-    # In units of their spread, so that the bounds and the optimiser's tolerances suit logits of any size.
+    # In units of the standard deviation, so that the bounds and the optimiser's tolerances suit logits of any size.
     spread = float(np.std(logits)) or 1.0
     centre = float(np.mean(logits)) if shift else 0.0
     unit = (logits - centre) / spread
@@ -297,17 +299,17 @@ def _gap_above(
     *,
     limit: float,
 ) -> float | None:
-    """The lowest threshold with at most `rate` of `values` at or above it, in the middle of a gap between scores.
+    """Returns the lowest threshold with at most `rate` of `values` at or above it, in the middle of a gap.
 
     Args:
-        pool: scores of both classes; the gap is one between these, or between the highest of them and `limit`.
+        pool: scores of both classes; the gap is between two of these, or between the highest of them and `limit`.
 
     Returns:
-        None when it would have to be above `limit`.
+        None if the threshold would have to be above `limit`.
     """
     distinct, index = np.unique(values, return_inverse=True)
     share = np.cumsum(np.bincount(index, weights)[::-1])[::-1] / weights.sum()
-    # The highest value that may not be reached any more; there is one, as all of `values` are more than `rate`.
+    # The highest value that must be below the threshold; it exists, because all of `values` are more than `rate`.
     excluded = float(distinct[np.flatnonzero(share > rate + 1e-12)[-1]])
     if excluded >= limit:
         return None
@@ -320,14 +322,14 @@ def _gap_above(
 def _rate_interval(
     wrong: Shaped[np.ndarray, " n"], weights: Float[np.ndarray, " n"], groups: Integer[np.ndarray, " n"]
 ) -> tuple[float, float]:
-    """95 % interval of a weighted, clustered share: Clopper-Pearson at the effective sample size."""
+    """Returns the 95 % interval of a weighted, clustered share: Clopper-Pearson at the effective sample size."""
     rate = float(weights @ wrong / weights.sum())
     per_group = np.bincount(groups, weights)
     kish = per_group.sum() ** 2 / (per_group**2).sum()
     if 0.0 < rate < 1.0:
         variance = (np.bincount(groups, weights * (wrong - rate)) ** 2).sum() / weights.sum() ** 2
-        # Chance may make clusters look better than independent samples; never believe more than the faces there are.
+        # By chance clusters may look better than independent samples; the number of faces is the upper limit.
         samples = min(rate * (1.0 - rate) / variance if variance > 0 else kish, float(len(wrong)))
     else:
-        samples = kish  # no spread to estimate from: count groups, not faces
+        samples = kish  # without spread to estimate from, groups count instead of faces
     return clopper_pearson(rate, samples)

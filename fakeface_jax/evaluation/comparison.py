@@ -1,7 +1,7 @@
-"""Two models on the same faces: what the new one gains and loses per source, with intervals of the difference.
+"""Compares two models on the same faces: gain and loss per source, with intervals of the difference.
 
-Both are drawn on the same resampled groups (`paired`), so that what makes all faces of a draw easy or hard cancels: the
-interval of a difference is much narrower than those of the two values suggest.
+Both are drawn on the same resampled groups (`paired_bootstrap`), so that effects common to all faces of a draw cancel:
+the interval of a difference is much narrower than the intervals of the two values suggest.
 
 Example:
     >>> comparison = compare(read_report("runs/report-a"), read_report("runs/report-b"))
@@ -37,22 +37,22 @@ FIGURES = {
     "real_fake": "reals called fake",
     "fake_fake": "fakes called fake",
 }
-"""What is compared, and its name in tables. The threshold is each model's own `fake_from`."""
+"""Compared figures and their names in tables. The threshold is each model's own `fake_from`."""
 
 LOWER_IS_BETTER = frozenset({"log_loss", "real_fake"})
 
 OVERALL = "all sources"
-"""The row of all faces together, which the largest source dominates."""
+"""Name of the row of all faces together, which the largest source dominates."""
 
 _NO_BANDS = VerdictBands(real_below=THRESHOLD, fake_from=THRESHOLD)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What two models say about the same faces.
+    """Two models' results on the same faces.
 
     Attributes:
-        result: a row per source and figure: old, new, and new less old under `new_change`.
+        result: a row per source and figure: old, new, and their difference (new - old) as `new_change`.
         only_old: faces that only the old model scored; they are not compared.
         only_new: faces that only the new model scored; they are not compared.
     """
@@ -62,47 +62,47 @@ class Comparison:
     only_new: int
 
     def table(self) -> str:
-        """Markdown."""
+        """Returns the comparison as a Markdown table."""
         return self.result.table()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, without NaN."""
+        """Returns the comparison as JSON-able values, without NaN."""
         return {"only_old": self.only_old, "only_new": self.only_new, **self.result.to_dict()}
 
     def change(self, figure: str, source: str = OVERALL) -> Estimate:
-        """New less old.
+        """Returns a difference, new - old.
 
         Args:
             figure: a key of `FIGURES`.
-            source: a source, or `OVERALL`.
+            source: name of a source, or `OVERALL`.
 
         Raises:
-            ConfigError: no such figure or source.
+            ConfigError: the figure or the source does not exist.
         """
         for row in self.result.rows:
             if (row.names["source"], row.names["figure"]) == (source, FIGURES.get(figure)):
                 return row.estimates["new_change"]
         known = ", ".join(dict.fromkeys(row.names["source"] for row in self.result.rows))
-        raise ConfigError(f"no figure {figure!r} of {source!r}; figures: {', '.join(FIGURES)}; sources: {known}")
+        raise ConfigError(f"no figure {figure!r} of {source!r}; use figures {', '.join(FIGURES)}; sources {known}")
 
     def losses(self, most: float) -> dict[str, Estimate]:
-        """Sources, and all together, on which the new model is worse by more than `most`; how much by.
+        """Returns sources, and all together, on which the new model is worse by more than `most`, with the change.
 
-        By AUC, and where a source has one class only, by the share of its faces that are called what they are, at each
-        model's threshold. By the value, not by its interval: a source with few faces can fail by chance, and a loss
-        whose interval is wide is not shown to be none.
+        The figure is AUC or, if a source has one class only, the share of its faces that are classified correctly at
+        each model's threshold. The value decides and not its interval: a source with few faces can fail by chance, and
+        a wide interval does not show that there was no loss.
 
         Args:
-            most: loss that is allowed, in [0, 1].
+            most: allowed loss, in [0, 1].
 
         Returns:
-            Changes in the direction that is worse when negative.
+            Changes with a sign such that negative is worse.
 
         Raises:
-            ConfigError: `most` is not in [0, 1].
+            ConfigError: `most` is outside [0, 1].
         """
         if not 0.0 <= most <= 1.0:
-            raise ConfigError(f"an allowed loss is between 0 and 1, not {most}")
+            raise ConfigError(f"the allowed loss must be between 0 and 1; got {most}")
         lost = {}
         for source in dict.fromkeys(row.names["source"] for row in self.result.rows):
             changes = [_gain(figure, self.change(figure, source)) for figure in ("auc", "fake_fake", "real_fake")]
@@ -116,13 +116,13 @@ def compare(old: Scored, new: Scored, *, resamples: int = 1000, seed: int = 0) -
     """Compares two models on the faces that both scored, per source and overall.
 
     Args:
-        old: what is compared with; its groups and sources are those that count.
-        new: what may replace it.
-        resamples: of the bootstrap.
-        seed: of it; old and new are drawn on the same groups.
+        old: the model to compare with; its groups and sources are used.
+        new: the model that may replace it.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap; old and new are drawn on the same groups.
 
     Raises:
-        DataError: a name stands for two faces, there is no common face, or labels or sources of one differ.
+        DataError: an id stands for two faces, there is no common face, or labels or sources of a face differ.
     """
     rows_old, rows_new = _common(old, new)
     only_old, only_new = (len(one.predictions) - len(rows_old) for one in (old, new))
@@ -145,7 +145,7 @@ def compare(old: Scored, new: Scored, *, resamples: int = 1000, seed: int = 0) -
     ]
     for source, mask in [*parts, (OVERALL, np.ones(len(faces), np.bool_))]:
         scored = [one.select(mask) for one in pair]
-        # Seeded as `metrics.evaluate` does, so that values have the intervals that they have in the reports.
+        # Seeded as in `metrics.evaluate`, so that values have the same intervals as in the reports.
         draws = paired_draws(scored, "" if source == OVERALL else source, resamples=resamples, seed=seed)
         shown = [estimates(part, one) for part, one in zip(scored, draws, strict=True)]
         rows += [
@@ -171,10 +171,10 @@ def compare(old: Scored, new: Scored, *, resamples: int = 1000, seed: int = 0) -
 
 
 def read_report(directory: str | os.PathLike[str]) -> Scored:
-    """The predictions of a report directory, with the calibration and the bands that it was made with.
+    """Reads the predictions of a report directory, with the calibration and the bands of the report.
 
-    A model without bands is read with a threshold of P(fake) = 0.5. Its name is that of the model with the beginning
-    of the bundle's hash.
+    For a model without bands the threshold is P(fake) = 0.5. The name is that of the model with the beginning of the
+    bundle's hash.
 
     Raises:
         DataError: predictions.parquet or metrics.json is missing or damaged.
@@ -192,21 +192,21 @@ def read_report(directory: str | os.PathLike[str]) -> Scored:
             f"{path}: cannot be read: {error.strerror or error}; name a directory that fakeface evaluate wrote"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, FakeFaceError) as error:
-        raise DataError(f"{path}: is no report of fakeface evaluate, or a damaged one; evaluate again") from error
+        raise DataError(f"{path}: is not a report of fakeface evaluate, or is damaged; evaluate again") from error
     predictions = Predictions.load(directory / "predictions.parquet")
     return Scored(name=name, predictions=predictions, calibration=calibration, bands=bands)
 
 
 def _common(old: Scored, new: Scored) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
-    """Rows of the faces that both scored, in the order of the old ones."""
+    """Returns the rows of the faces that both scored, in the order of the old ones."""
     for one in (old, new):
         ids, times = np.unique(one.predictions.ids, return_counts=True)
         if (times > 1).any():
-            raise DataError(f"{one.name}: {ids[times > 1][0]} stands for several faces; make the predictions again")
+            raise DataError(f"{one.name}: {ids[times > 1][0]} stands for several faces; evaluate again")
     places: Mapping[str, int] = {name: row for row, name in enumerate(new.predictions.ids.tolist())}
     rows = [(row, places[name]) for row, name in enumerate(old.predictions.ids.tolist()) if name in places]
     if not rows:
-        raise DataError(f"{old.name} and {new.name} scored no common face; evaluate both on the same split")
+        raise DataError(f"{old.name} and {new.name} have no face in common; evaluate both on the same split")
     found = np.array(rows, np.int64)
     return found[:, 0], found[:, 1]
 
@@ -217,7 +217,7 @@ def _taken(predictions: Predictions, rows: Integer[np.ndarray, " n"]) -> Predict
 
 
 def _gain(figure: str, change: Estimate) -> Estimate:
-    """A change as a gain where it is positive."""
+    """Returns a change with a sign such that a gain is positive."""
     if change.value is None or figure not in LOWER_IS_BETTER:
         return change
     low, high = change.low, change.high

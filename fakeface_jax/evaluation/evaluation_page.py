@@ -1,9 +1,9 @@
-"""A report as one HTML file that needs nothing else: no script, no other host, no second file.
+"""Renders a report as one self-contained HTML file: no script, no other host, no second file.
 
-What is in it is decided elsewhere, as chapters of Markdown paragraphs and tables, figures and faces, so that the HTML
-and the Markdown of a report cannot differ. Everything from outside is escaped; the page's own policy forbids scripts
-and the network, in case something was missed. It is light or dark as the reader's system is, and readable on a phone,
-by keyboard, on paper and by ear.
+The content is given as chapters of Markdown paragraphs and tables, figures and faces, so that the HTML and the
+Markdown of a report cannot differ. All text from outside is escaped; in addition, the page's own policy forbids scripts
+and the network. The page follows the system's light or dark mode and is usable on a phone, with a keyboard, on paper
+and with a screen reader.
 
 Example:
     >>> page = html_page("Report CNN", {"bundle": bundle.id}, [Chapter(title="Per source", blocks=(table, figure))])
@@ -28,7 +28,7 @@ from fakeface_jax.errors import printable
 from fakeface_jax.labels import Label
 
 LONG_TABLE = 24
-"""Rows from which a table is folded by the values of its first column."""
+"""Rows above which a table is folded by the values of its first column."""
 
 _NUMBER = re.compile(r"[+-]?\d[\d.,%]*|–")
 _ESTIMATE = re.compile(r"([+-]?\d[^\[]*?) (\[.*\])")
@@ -36,13 +36,13 @@ _ESTIMATE = re.compile(r"([+-]?\d[^\[]*?) (\[.*\])")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A figure.
+    """A figure of a report.
 
     Attributes:
-        name: of its PNG file, without the ending.
+        name: name of its PNG file, without the ending.
         png: the file's bytes.
-        caption: below it.
-        alt: what it shows, for those who do not see it.
+        caption: text below the figure.
+        alt: description of the figure for people who do not see it.
     """
 
     name: str
@@ -57,10 +57,10 @@ class FaceCard:
 
     Attributes:
         id: name of the face.
-        label: what it is.
-        method: how it was made; empty for reals and where unknown.
-        p_fake: what the model said, in [0, 1].
-        picture: RGB; None to leave it out.
+        label: real or fake.
+        method: how a fake was made; empty for reals and if unknown.
+        p_fake: the model's score, in [0, 1].
+        picture: RGB picture; None shows none.
     """
 
     id: str
@@ -84,8 +84,8 @@ class Chapter:
 
     Attributes:
         title: the heading.
-        blocks: paragraphs and tables in Markdown (of which only tables and `code` are known), figures, faces; empty
-            text is left out.
+        blocks: paragraphs and tables in Markdown (of which only tables and `code` are supported), figures, faces; empty
+            text is skipped.
     """
 
     title: str
@@ -93,19 +93,19 @@ class Chapter:
 
 
 def html_page(title: str, facts: Mapping[str, str], chapters: Sequence[Chapter]) -> str:
-    """The whole file; the same arguments give the same text.
+    """Renders the whole file; the same arguments give the same text.
 
     Args:
-        title: heading and name of the page.
-        facts: what was measured, shown first.
-        chapters: the rest, with a table of contents.
+        title: heading and title of the page.
+        facts: the measured model and data, shown first.
+        chapters: the content, for which there is a table of contents.
     """
     parts = [(chapter.title, [_block(block) for block in chapter.blocks if block]) for chapter in chapters]
     return _PAGE.render(title=title, facts=facts, chapters=parts, style=Markup(_STYLE))
 
 
 def _block(block: str | Drawing | Faces) -> dict[str, Any]:
-    """What the template shows of a block."""
+    """Returns the template's values for a block."""
     if isinstance(block, Drawing):
         with Image.open(io.BytesIO(block.png)) as image:
             size = image.size
@@ -129,14 +129,14 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _table(text: str) -> dict[str, Any]:
-    """A Markdown table as cells, and its rows in one group, or, where there are many, by their first cell."""
+    """Splits a Markdown table into cells; its rows are one group or, if there are many, grouped by their first cell."""
     lines = [
         [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
         for line in text.strip().splitlines()
     ]
     header, rows = lines[0], lines[2:]
     numeric = [
-        # The first column names a row, whatever it is called.
+        # The first column names a row, even if it looks like a number.
         column > 0 and all(_NUMBER.fullmatch(row[column]) or _ESTIMATE.fullmatch(row[column]) for row in rows)
         for column in range(len(header))
     ]
@@ -144,31 +144,31 @@ def _table(text: str) -> dict[str, Any]:
     folded: dict[str, list[list[str]]] = {}
     for row in rows:
         folded.setdefault(row[0], []).append(row[1:])
-    # Many groups of a row or two would be a list of things to open.
+    # Many groups of one or two rows would be a tedious list to open.
     if len(rows) > LONG_TABLE and len(rows) > 2 * len(folded):
         header, numeric, groups = header[1:], numeric[1:], folded
-    # The leading columns name a row, the first number ends them.
+    # The leading columns name a row; they end at the first number.
     names = next((index for index, one in enumerate(numeric) if one), len(header))
     return {"kind": "table", "header": header, "groups": groups, "numeric": numeric, "names": names}
 
 
 def _inline(text: str) -> Markup:
-    """Escaped, with `code` of Markdown."""
+    """Escapes a text and renders its Markdown `code`."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(text)))))
 
 
 def _estimate(text: str) -> Markup:
-    """A cell, with its interval set apart."""
+    """Renders a cell with its interval set apart."""
     found = _ESTIMATE.fullmatch(text)
     return _inline(text) if found is None else Markup("<b>{}</b> <small>{}</small>").format(found[1], found[2])
 
 
 def _shown(value: Any) -> Any:
-    """Names come from data sets of others: nothing in them may turn the direction of writing or hide."""
+    """Escapes text for display: names from foreign data sets must not change the direction of writing or hide."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-# No dates, no random ids: the same evaluation is the same file.
+# No dates and no random ids: the same evaluation gives the same file.
 _TEMPLATE = """\
 <!doctype html>
 <html lang="en">

@@ -1,6 +1,6 @@
-"""An evaluation on disk, for people and programs: report.html, report.md, metrics.json and the figures.
+"""Writes an evaluation to disk, for people and programs: report.html, report.md, metrics.json and the figures.
 
-Both reports are made of the same chapters, so that they cannot differ.
+Both reports are made from the same chapters, so that they cannot differ.
 
 Example:
     >>> write_report(evaluation, "runs/report/test", "Report CNN on the test split", {"bundle": bundle.id})
@@ -30,10 +30,10 @@ from fakeface_jax.evaluation.weighted_metrics import BINS, METRICS, THRESHOLD, e
 from fakeface_jax.labels import Label, Verdict
 
 TABLE_METRICS = ("accuracy", "balanced_accuracy", "auc", "ap", "eer", "tpr_at_fpr_5", "ece")
-"""What the short table of a model card shows."""
+"""Metrics in the short table of a model card."""
 
 Mistakes = Callable[[str], UInt8[np.ndarray, "h w 3"] | None]
-"""From a face's id to its crop, RGB; None where there is none."""
+"""Maps a face's id to its crop, RGB; None if there is none."""
 
 WORST = 8
 """Mistakes shown per source."""
@@ -49,7 +49,7 @@ _FIGURES = {
     "confusion": (plot_confusion, "Confusion matrices, shaded by the share of the true class", ("balanced_accuracy",)),
     "scores": (plot_score_histograms, "Scores by class and source, real blue and fake hatched orange", ("log_loss",)),
 }
-"""How a figure is drawn, its caption, and which metrics say the same to those who do not see it."""
+"""The function, the caption and, for the description in words, the metrics of each figure."""
 
 _OVERALL = "all sources"
 
@@ -63,24 +63,24 @@ def write_report(
     sections: Sequence[ProtocolResult] = (),
     mistakes: Mistakes | None = None,
 ) -> dict[str, Path]:
-    """Writes report.html, report.md, metrics.json and the figures; each complete or not at all, report.md last.
+    """Writes report.html, report.md, metrics.json and the figures; each completely or not at all, and report.md last.
 
     The same evaluation gives the same files.
 
     Args:
-        evaluation: what was measured.
-        directory: made if missing; files of an earlier report in it are replaced.
+        evaluation: the measured results.
+        directory: created if it is missing; files of an earlier report in it are replaced.
         title: heading of the report.
-        context: what the figures are of: model, hash, split, command; JSON-able, shown as given.
-        sections: what the protocols found, in this order.
-        mistakes: gives the pictures of the worst mistakes for report.html, which then must not be passed on where the
-            data sets' licences forbid it, and says so; by default it names the faces only.
+        context: what was measured: model, hash, split, command; JSON-able, shown as given.
+        sections: results of the protocols, in this order.
+        mistakes: returns the pictures of the worst mistakes for report.html, which then warns that the data sets'
+            licences may forbid sharing it; by default only the names of the faces are shown.
 
     Returns:
         Paths by `report`, `html`, `metrics`, `roc`, `det`, `reliability`, `confusion` and `scores`.
 
     Raises:
-        DataError: the context is not JSON.
+        DataError: the context cannot be represented in JSON.
         OpenError: the directory cannot be written.
     """
     directory = Path(directory)
@@ -91,7 +91,7 @@ def write_report(
         )
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{directory}: the report's context is not JSON: {error}; give text and finite numbers"
+            f"{directory}: the report's context is not JSON: {error}; use only text and finite numbers"
         ) from error
     paths = {"report": directory / "report.md", "html": directory / "report.html"}
     paths |= {"metrics": directory / "metrics.json"} | {name: directory / f"{name}.png" for name in _FIGURES}
@@ -112,11 +112,11 @@ def write_report(
 
 
 def worst_mistakes(evaluation: Evaluation, count: int = WORST) -> dict[str, tuple[FaceCard, ...]]:
-    """Per source, the faces on the wrong side of P(fake) = 0.5, the surest first; sources without any are left out.
+    """Returns, per source that has any, the faces on the wrong side of P(fake) = 0.5, the most confident first.
 
     Args:
-        evaluation: what was measured.
-        count: at most so many per source.
+        evaluation: the measured results.
+        count: largest number of faces per source.
     """
     predictions = evaluation.predictions
     logits = np.asarray(evaluation.calibration.logit(predictions.logits.astype(np.float64)))
@@ -125,7 +125,8 @@ def worst_mistakes(evaluation: Evaluation, count: int = WORST) -> dict[str, tupl
     found = {}
     for source in evaluation.sources:
         mine = np.flatnonzero(wrong & (predictions.sources == source))
-        # By logit, as probabilities near 0 and 1 run together; ties by name, so that the order is always the same.
+        # By logit, because probabilities near 0 and 1 are almost equal; ties by name, so that the order is always the
+        # same.
         order = sorted(mine.tolist(), key=lambda row: (-abs(logits[row]), str(predictions.ids[row])))
         if order:
             found[source] = tuple(
@@ -141,17 +142,17 @@ def worst_mistakes(evaluation: Evaluation, count: int = WORST) -> dict[str, tupl
 
 
 def markdown_table(evaluation: Evaluation, metrics: Sequence[str] = TABLE_METRICS) -> str:
-    """One row per source and one for all faces, each metric as `value [low, high]`; a dash where it is undefined.
+    """Returns a table with a row per source and one for all faces, each metric as `value [low, high]`, or a dash.
 
     Args:
         metrics: keys of `METRICS`, in the order of the columns.
 
     Raises:
-        ConfigError: an unknown metric.
+        ConfigError: a metric is unknown.
     """
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
-        raise ConfigError(f"unknown metrics {', '.join(unknown)}; known: {', '.join(METRICS)}")
+        raise ConfigError(f"unknown metrics {', '.join(unknown)}; use {', '.join(METRICS)}")
     rows = [
         [name, str(part.reals), str(part.fakes), str(part.groups), *(_text(part.metrics[key]) for key in metrics)]
         for name, part in _rows(evaluation)
@@ -160,7 +161,7 @@ def markdown_table(evaluation: Evaluation, metrics: Sequence[str] = TABLE_METRIC
 
 
 def verdict_table(evaluation: Evaluation) -> str:
-    """Per source and class, how many faces get which verdict, as `count, share [low, high]`; empty without bands."""
+    """Returns a table of the verdicts per source and class, as `count, share [low, high]`; empty without bands."""
     rows = [
         [name, f"{label} ({part.fakes if label else part.reals})"]
         + [
@@ -175,7 +176,7 @@ def verdict_table(evaluation: Evaluation) -> str:
 
 
 def confusion_table(evaluation: Evaluation) -> str:
-    """Counts at P(fake) >= 0.5, per source."""
+    """Returns a table of the counts at P(fake) >= 0.5, per source."""
     rows = []
     for name, part in _rows(evaluation):
         counts = part.confusion
@@ -302,7 +303,7 @@ def _faces(evaluation: Evaluation) -> str:
 
 
 def _alternative(evaluation: Evaluation, caption: str, metrics: Sequence[str]) -> str:
-    """A figure in words."""
+    """Describes a figure in words."""
     values = [
         f"{METRICS[key]} {name} {_text(part.metrics[key])}" for key in metrics for name, part in _rows(evaluation)
     ]
@@ -326,7 +327,7 @@ def _text(estimate: Estimate) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A context value on one line of Markdown."""
+    """Returns a context value as one line of Markdown."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
     return " ".join(text.split())
 

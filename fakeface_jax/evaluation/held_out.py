@@ -1,4 +1,4 @@
-"""What a bundle has never seen: a claim of the trainings that made it, of its own and of those before it.
+"""Lists sources that were held out of a model's training, including the models from which it was fine-tuned.
 
 Example:
     >>> left_out(load_bundle("runs/lite0-first/bundle").spec)
@@ -15,9 +15,9 @@ from fakeface_jax.models.starting_weights import IMAGENET
 
 
 def left_out(spec: BundleSpec) -> tuple[str, ...]:
-    """Sources, or `source/method`, that a bundle's provenance says were left out of its training.
+    """Returns sources, or `source/method`, that a bundle's provenance records as left out of its training.
 
-    What the bundle that it was trained from has seen is not left out; nor is anything where that is not recorded.
+    Anything that its starting bundle was trained on is not left out; if that is not recorded, nothing is.
     """
     return _left_out(spec.provenance)
 
@@ -27,10 +27,10 @@ def _left_out(provenance: Mapping[str, Any]) -> tuple[str, ...]:
     names = tuple(config.get("loader", {}).get("leave_out", ()))
     start = provenance.get("start")
     if start is None:
-        # Bundles of older releases do not tell what they started from, if that was a bundle.
+        # Bundles of older releases do not record the bundle that they started from.
         known = "start" in provenance or config.get("init_from") in (None, IMAGENET)
         return names if known else ()
     earlier = _left_out(start["provenance"])
-    # Either may have left out a source and the other one method of it: neither has seen that method.
+    # One training may have left out a source, the other a method of it: neither has seen that method.
     both = [name for name in names if name in earlier or name.partition("/")[0] in earlier]
     return (*both, *(name for name in earlier if name not in both and name.partition("/")[0] in names))

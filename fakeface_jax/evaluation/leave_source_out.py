@@ -1,15 +1,15 @@
-"""Judges a recipe by what it has not seen: every source of reals and every method of fakes left out in turn.
+"""Evaluates a recipe on unseen data: every source of reals and every method of fakes is held out in turn.
 
-For every source of fakes, and every group of sources of reals, a head is fitted that saw neither: no face of these
+For every source of fakes and every group of sources of reals, a head is fitted that saw neither: no face of these
 sources, real or fake, none of a group that they share, and no fake of the same family of methods (`FAMILIES`) from
 elsewhere. It scores both, so every AUC is between fakes of an unseen method and reals of an unseen source. Thresholds
-are those that 2 % of the reals of *other* unseen sources reach, sources counted by the square root of their size; what
-they do to this source is what a user's pictures would meet. One number chooses between recipes
-(`LeaveSourceOut.objective`): the mean AUC over methods, less half of what the worst source's false alarms exceed the
-stated 2 %.
+are those that 2 % of the reals of *other* unseen sources reach, with sources weighted by the square root of their size;
+their false alarms on this source show what a user's pictures would meet. One number chooses between recipes
+(`LeaveSourceOut.objective`): the mean AUC over methods, minus half of the amount by which the worst source's false
+alarms exceed the stated 2 %.
 
-Nothing here reads the test split, and a validation split of the training sources has no say: what is best on known
-sources was worst on unseen ones.
+This module does not read the test split, and a validation split of the training sources is not used either: the
+recipe that was best on known sources was worst on unseen ones.
 
 Example:
     >>> result = leave_source_out(table, Recipe(table, config, load_bundle("lite0")), view="web")
@@ -31,19 +31,19 @@ from fakeface_jax.features.table import FeatureTable
 from fakeface_jax.labels import Label
 
 FALSE_ALARMS = 0.02
-"""The share of unseen reals that thresholds are chosen for."""
+"""Share of unseen reals for which thresholds are chosen."""
 
 PENALTY = 0.5
-"""Cost of the worst source's false alarms above that share, in AUC."""
+"""Cost, in AUC, of the worst source's false alarms above that share."""
 
 LEAST = 12
-"""Faces that a source or a method needs for a row of its own."""
+"""Number of faces that a source or a method needs for a row of its own."""
 
 GROUPS = 4
-"""Groups of sources of reals that are left out together: so many heads for every source of fakes."""
+"""Number of groups of real sources that are held out together, and so of heads for every source of fakes."""
 
 FitAndScore = Callable[[Bool[np.ndarray, "k n"]], Float[np.ndarray, "k n"]]
-"""(the rows that each of k heads is fitted on) -> logits of all rows by each."""
+"""(the rows on which each of k heads is fitted) -> logits of all rows by each head."""
 
 SMALL = "clips of many small sources"
 
@@ -55,10 +55,10 @@ class LeaveSourceOut:
     Attributes:
         methods: a row for every method of fakes.
         sources: a row for every source of reals.
-        objective: the number to choose by.
-        logits: of every scored row of the table by heads that saw neither its source nor its method; else NaN.
-        mean_auc: over the methods.
-        worst_false_alarms: of the source with the most.
+        objective: the number by which recipes are chosen.
+        logits: logit of every scored row, by heads that saw neither its source nor its method; otherwise NaN.
+        mean_auc: mean AUC over the methods.
+        worst_false_alarms: false alarms of the source that has the most.
     """
 
     methods: ProtocolResult
@@ -70,7 +70,7 @@ class LeaveSourceOut:
 
 
 def merged_sources(table: FeatureTable, *, view: str = "web") -> np.ndarray:
-    """Names of sources, with those of too few faces of a class in a view under one name: they are left out together."""
+    """Returns names of sources; those with too few faces of a class in a view share one and are held out together."""
     names = np.asarray(table.sources, dtype=object).copy()
     real, shown = table.labels == Label.REAL, (table.views == view) & (table.aligned == "")
     for name in np.unique(table.sources):
@@ -88,11 +88,11 @@ FAMILIES = {
     "deepfakes": "face swap",
     "fomm": "fomm",
 }
-"""Words in the names of methods, and the family that they tell: methods of one family are left out together."""
+"""Words in the names of methods and the families that they mean: methods of one family are held out together."""
 
 
 def method_families(methods: np.ndarray) -> np.ndarray:
-    """Returns each method's family, or its own name where it has none."""
+    """Returns each method's family, or its own name if it belongs to none."""
     names = [str(method).lower() for method in methods.tolist()]
     return np.array([next((FAMILIES[word] for word in FAMILIES if word in name), name) for name in names])
 
@@ -111,20 +111,20 @@ def leave_source_out(
     Args:
         table: development data.
         fit_and_score: the recipe.
-        view: the faces that are scored are those of this view.
-        without: sources that are fitted on and not scored: a part of the recipe has seen them in every fold.
-        resamples: of the bootstrap by groups.
-        seed: of it.
+        view: view of the faces that are scored.
+        without: sources that are fitted on but not scored, because a part of the recipe has seen them in every fold.
+        resamples: number of bootstrap resamples, by groups.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: too few sources.
+        DataError: there are too few sources.
     """
     sources, families = merged_sources(table, view=view), method_families(table.methods)
     scored = (table.views == view) & (table.aligned == "") & ~np.isin(table.sources, list(without))
     real_sources = _names_of(sources, scored & (table.labels == Label.REAL))
     fake_sources = _names_of(sources, scored & (table.labels == Label.FAKE))
     if len(real_sources) < 2 * GROUPS or not fake_sources:
-        raise DataError(f"leaving sources out needs {2 * GROUPS} sources of reals with {LEAST} faces each")
+        raise DataError(f"leaving sources out needs {2 * GROUPS} sources of reals with {LEAST} faces each; add sources")
     parts = [real_sources[start::GROUPS] for start in range(GROUPS)]
     folds = []
     for source in fake_sources:
@@ -132,7 +132,7 @@ def leave_source_out(
         same_method = np.isin(families, sorted(set(families[fakes].tolist()) - {""})) & (table.labels == Label.FAKE)
         for part in parts:
             reals = scored & np.isin(sources, part) & (table.labels == Label.REAL)
-            # Groups may span sources: the same original video in two data sets.
+            # Groups may span sources, such as the same original video in two data sets.
             same_group = np.isin(table.groups, np.unique(table.groups[fakes | reals]))
             folds.append((source, fakes, reals, ~np.isin(sources, [*part, source]) & ~same_method & ~same_group))
     logits = np.asarray(fit_and_score(np.stack([fitted for *_, fitted in folds])), np.float64)
@@ -163,7 +163,7 @@ def _summary(
             _threshold([f for i, f in enumerate(folds) if i != index], sources) for index in range(len(folds))
         ]
         for (fakes, fake_logits, reals, real_logits), threshold in zip(folds, thresholds, strict=True):
-            # One head's answer for each face, as in use: a mean over folds would spread less.
+            # One head's logit for each face, as in use: a mean over folds would spread less.
             for rows, own in ((fakes, fake_logits), (reals, real_logits)):
                 fresh = np.isnan(logits[rows])
                 logits[rows[fresh]] = own[fresh]
@@ -193,7 +193,7 @@ def _summary(
         counts = {"reals": len(rows), "groups": len(np.unique(table.groups[rows]))}
         source_rows.append(Row(names={"source": name}, counts=counts, estimates={"alarms": estimate}))
     if not aucs:
-        raise DataError(f"no method of fakes has {LEAST} faces; give more")
+        raise DataError(f"no method of fakes has {LEAST} faces; add fakes")
     mean_auc = float(np.mean([auc.value for auc in aucs]))
     return LeaveSourceOut(
         methods=ProtocolResult(
@@ -219,7 +219,7 @@ def _summary(
 
 
 def _threshold(folds: Sequence[tuple[np.ndarray, ...]], sources: np.ndarray) -> float:
-    """The logit that `FALSE_ALARMS` of these reals reach, sources by the square root of their size."""
+    """Returns the logit that `FALSE_ALARMS` of these reals reach, sources weighted by the square root of their size."""
     rows = np.concatenate([fold[2] for fold in folds])
     logits = np.concatenate([fold[3] for fold in folds])
     _, index, counts = np.unique(sources[rows], return_inverse=True, return_counts=True)
@@ -237,7 +237,7 @@ def _mean_auc(
     random: np.random.Generator,
     resamples: int,
 ) -> Estimate:
-    """Means over the sources of reals, each scored by the head that did not see it."""
+    """Computes means over the sources of reals, each scored by the head that did not see it."""
     pairs = []
     for fakes, fake_logits, reals, real_logits in folds:
         for name in np.unique(sources[reals]):
@@ -258,7 +258,7 @@ def _mean_auc(
 
 
 def _auc(fakes: np.ndarray, fake_weights: np.ndarray, reals: np.ndarray, real_weights: np.ndarray) -> float:
-    """The weighted share of pairs in the right order; ties count half."""
+    """Computes the weighted share of pairs in the right order; ties count half."""
     order = np.argsort(reals)
     below = np.concatenate([[0.0], np.cumsum(real_weights[order])])
     left, right = np.searchsorted(reals[order], fakes, "left"), np.searchsorted(reals[order], fakes, "right")
@@ -267,7 +267,7 @@ def _auc(fakes: np.ndarray, fake_weights: np.ndarray, reals: np.ndarray, real_we
 
 
 def _share(hits: np.ndarray, groups: np.ndarray, random: np.random.Generator, resamples: int) -> Estimate:
-    """A mean with its interval by groups."""
+    """Computes a mean and its interval by groups."""
     names, index = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(index, hits), np.bincount(index)
     if len(names) < 2 or not resamples:

@@ -1,8 +1,8 @@
-"""What a detector is worth: every metric overall and per source, each with an interval that respects groups.
+"""Computes every metric of a detector, overall and per source, each with an interval that respects groups.
 
-Faces of one video, or near-duplicates, are not independent, so the bootstrap draws whole groups (Field and Welsh,
-2007). The value itself is the resample in which each group is drawn once, by the same code, so that a value and its
-interval cannot disagree about a definition.
+Faces of one video and near-duplicates are not independent, so the bootstrap draws whole groups (Field and Welsh,
+2007). The value itself is computed by the same code, as the resample in which each group is drawn once, so that a
+value and its interval cannot have different definitions.
 
 Example:
     >>> evaluation = evaluate(predictions, bundle.spec.calibration, bundle.spec.bands)
@@ -29,17 +29,17 @@ from fakeface_jax.evaluation.weighted_metrics import BINS, METRICS, THRESHOLD, S
 CONFIDENCE = 0.95
 
 _BLOCK = 2_000_000
-"""Weights held at once while resampling: 16 MB, and a few temporary arrays of that size."""
+"""Largest number of weights in memory while resampling: 16 MB, and a few temporary arrays of that size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A metric with its 95 % interval; None for what these faces cannot tell.
+    """A metric with its 95 % interval; None if these faces do not determine it.
 
     Attributes:
-        value: None where the metric is undefined, such as AUC with one class.
-        low: None also where groups are too few to resample.
-        high: as `low`.
+        value: None if the metric is undefined, such as AUC with one class.
+        low: lower end of the interval; None also if there are too few groups to resample.
+        high: upper end of the interval, likewise.
     """
 
     value: float | None
@@ -59,11 +59,11 @@ class Confusion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerdictShare:
-    """How often faces of one class get one verdict.
+    """Number and share of the faces of one class that get one verdict.
 
     Attributes:
-        count: faces.
-        share: of the class's faces; for reals called fake it is the false-positive rate of the bands, for fakes
+        count: number of faces.
+        share: share of the class's faces; for reals called fake it is the false-positive rate of the bands, for fakes
             called real their false-negative rate.
     """
 
@@ -73,15 +73,15 @@ class VerdictShare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """All figures of one set of faces.
+    """All figures for one set of faces.
 
     Attributes:
-        reals: faces with label 0.
-        fakes: faces with label 1.
-        groups: independent units among them, which is what the intervals rest on.
+        reals: number of faces with label 0.
+        fakes: number of faces with label 1.
+        groups: number of independent units among them, on which the intervals are based.
         confusion: counts at 0.5.
-        metrics: by the keys of `METRICS`.
-        verdicts: class word, then verdict word; classes without faces are left out; None without bands.
+        metrics: estimates by the keys of `METRICS`.
+        verdicts: shares by class word, then verdict word; without classes that have no faces; None without bands.
     """
 
     reals: int
@@ -94,16 +94,16 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A model measured on one split.
+    """A model's results on one split.
 
     Attributes:
         overall: all faces together; the largest source dominates it.
-        sources: by name, in alphabetical order.
-        calibration: what turned logits into probabilities.
-        bands: what turned probabilities into verdicts; None for none.
-        resamples: bootstrap resamples.
-        seed: of the resampling.
-        predictions: what it was computed from, for plots; not part of `to_dict`.
+        sources: results by source, in alphabetical order.
+        calibration: turns logits into probabilities.
+        bands: turn probabilities into verdicts; None if there are none.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
+        predictions: the predictions that were measured, for plots; not part of `to_dict`.
     """
 
     overall: Measured
@@ -115,7 +115,7 @@ class Evaluation:
     predictions: Predictions = dataclasses.field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, without NaN; metrics are rounded to 6 decimals, so that machines agree on the text."""
+        """Returns JSON-able values without NaN; metrics are rounded to 6 decimals, so that machines agree on it."""
         return {
             "faces": len(self.predictions),
             "threshold": THRESHOLD,
@@ -142,24 +142,24 @@ def evaluate(
 
     Intervals are percentiles of the cluster bootstrap, with two exceptions. A plain share (accuracy, precision, recall,
     TPR at an FPR, verdicts) that is exactly 0 or 1 does not vary between resamples, so its interval is that of Clopper
-    and Pearson with one sample per group. ECE grows with noise, so resamples lie above its value; their interval is
-    moved back by the difference of their mean to it.
+    and Pearson with one sample per group. ECE grows with noise, so resamples are above its value; their interval is
+    moved back by the difference between their mean and the value.
 
     Args:
         predictions: at least one face.
-        calibration: None for the logits as they are.
+        calibration: None uses the logits as they are.
         bands: None for a model without verdict bands.
-        resamples: at least 1.
-        seed: of the resampling; a source's draw does not depend on which other sources there are.
+        resamples: number of resamples, at least 1.
+        seed: seed of the resampling; a source's draws do not depend on the other sources.
 
     Raises:
-        DataError: no predictions.
-        ConfigError: no resamples.
+        DataError: there are no predictions.
+        ConfigError: `resamples` is below 1.
     """
     if len(predictions) == 0:
-        raise DataError("there are no predictions to evaluate; the split is empty")
+        raise DataError("there are no predictions to evaluate, because the split is empty; choose another split")
     if resamples < 1:
-        raise ConfigError(f"intervals need at least one resample, not {resamples}")
+        raise ConfigError(f"intervals need at least one resample; got {resamples}")
     calibration = calibration or Calibration()
 
     def measure(part: Predictions, name: str) -> Measured:
@@ -194,7 +194,7 @@ def _measure(
         )
     drawn_values = {name: np.concatenate([block[name] for block in blocks]) if blocks else None for name in values}
     fake, called = scored.fake, scored.called
-    # What each plain share is a share of, for its interval when it is exactly 0 or 1.
+    # The faces that each plain share is a share of, for its interval if it is exactly 0 or 1.
     bases = dict.fromkeys(("recall", "tpr_at_fpr_1", "tpr_at_fpr_5"), fake)
     bases |= {"accuracy": np.ones_like(fake), "precision": called}
     bases |= {f"{label} {verdict}": fake == bool(label) for label, verdict, _ in scored.classes()}
@@ -224,7 +224,7 @@ def _measure(
 
 
 def estimate(name: str, value: float, drawn: Float[np.ndarray, " b"] | None, units: int | None) -> Estimate:
-    """A value with its interval; `units` are the groups a plain share rests on, None for other metrics."""
+    """Returns a value with its interval; `units` is the number of groups behind a plain share, else None."""
     if not np.isfinite(value):
         return Estimate(value=None, low=None, high=None)
     if drawn is None:
@@ -233,7 +233,7 @@ def estimate(name: str, value: float, drawn: Float[np.ndarray, " b"] | None, uni
         low, high = clopper_pearson(value, float(units), CONFIDENCE)
         return Estimate(value=value, low=low, high=high)
     defined = drawn[np.isfinite(drawn)]
-    # Percentiles of what is left would be too narrow: resamples that miss a class are the unlucky ones.
+    # Percentiles of the remaining resamples would be too narrow: those that miss a class are the unlucky ones.
     if len(defined) < 0.95 * len(drawn):
         return Estimate(value=value, low=None, high=None)
     low, high = np.quantile(defined, [(1.0 - CONFIDENCE) / 2.0, (1.0 + CONFIDENCE) / 2.0])

@@ -1,6 +1,6 @@
-"""Several scores of the same faces, measured on the same resampled groups, so that a difference has an interval too.
+"""Measures several scores of the same faces on the same resampled groups, so that differences have intervals too.
 
-Values and intervals are those of `metrics.evaluate`, by the same draws: a figure that is in both is the same.
+Values and intervals are those of `metrics.evaluate`, with the same draws: figures that are in both are equal.
 
 Example:
     >>> clean, blurred = paired_draws([scored, scored_blurred], "ciplab", resamples=1000, seed=0)
@@ -24,24 +24,24 @@ from fakeface_jax.evaluation.predictions import Predictions
 from fakeface_jax.evaluation.weighted_metrics import ScoredFaces
 
 Draws = Mapping[str, Float[np.ndarray, " draws"]]
-"""A figure's value by its name, followed by its value in every resample; NaN where undefined."""
+"""Maps the name of a figure to its value, followed by its value in every resample; NaN if undefined."""
 
 _BLOCK = 2_000_000
-"""Weights held at once while resampling, as in `metrics`."""
+"""Largest number of weights in memory while resampling, as in `metrics`."""
 
 _BASES = {"real_": (0,), "fake_": (1,), "tpr_at_fpr": (1,), "accuracy": (0, 1), "recall": (1,)}
-"""What each plain share is a share of, by the beginning of its name: labels of faces."""
+"""Labels of the faces that a plain share is a share of, by the prefix of its name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """Faces that a model has scored, and how its logits are to be read.
+    """Scored faces of a model, and how to interpret its logits.
 
     Attributes:
-        name: of the model, in tables.
+        name: name of the model in tables.
         predictions: its raw logits.
-        calibration: what turns them into probabilities.
-        bands: what turns those into verdicts; `fake_from` is the threshold of the tables.
+        calibration: turns logits into probabilities.
+        bands: turn probabilities into verdicts; `fake_from` is the threshold in tables.
     """
 
     name: str
@@ -50,35 +50,37 @@ class Scored:
     bands: VerdictBands
 
     def select(self, mask: Bool[np.ndarray, " n"]) -> Scored:
-        """The faces where the mask is true."""
+        """Returns the faces where the mask is true."""
         return dataclasses.replace(self, predictions=self.predictions.select(mask))
 
 
 def paired_draws(scored: Sequence[Scored], name: str, *, resamples: int, seed: int) -> list[Draws]:
-    """Every figure of every scoring, as it is and under each resample of whole groups.
+    """Computes every figure of every scoring, as it is and under each resample of whole groups.
 
-    Beside the keys of `weighted.METRICS`, which hold at P(fake) >= 0.5, there are the shares of verdicts
+    Besides the keys of `weighted_metrics.METRICS`, which hold at P(fake) >= 0.5, there are the shares of verdicts
     (`real_fake` is the false-positive rate of the bands, `fake_fake` the share of fakes found, `real_inconclusive`),
-    `balanced_at_bands` for calling fake what is at or above `fake_from`, and, from the second scoring on,
-    `auc_change`: its AUC less that of the first.
+    `balanced_at_bands` for the balanced accuracy with the threshold `fake_from`, and, from the second scoring on,
+    `auc_change`: the difference of its AUC to that of the first.
 
     Args:
-        scored: the same faces in the same order.
-        name: seeds the draws together with `seed`: a source's draws do not depend on which other sources there are.
-        resamples: at least 1.
-        seed: of the resampling.
+        scored: scorings of the same faces in the same order.
+        name: seeds the draws together with `seed`: a source's draws do not depend on the other sources.
+        resamples: number of resamples, at least 1.
+        seed: seed of the resampling.
 
     Raises:
-        DataError: no faces, or not the same faces.
-        ConfigError: no resamples.
+        DataError: there are no faces, or the faces differ.
+        ConfigError: `resamples` is below 1.
     """
     faces = scored[0].predictions
     if len(faces) == 0:
-        raise DataError(f"{scored[0].name}: there are no faces to measure{f' of {name}' if name else ''}")
+        raise DataError(
+            f"{scored[0].name}: there are no faces to measure{f' of {name}' if name else ''}; choose another split"
+        )
     if any(not np.array_equal(one.predictions.ids, faces.ids) for one in scored):
         raise DataError(f"{', '.join(one.name for one in scored)}: scored different faces; score the same ones")
     if resamples < 1:
-        raise ConfigError(f"intervals need at least one resample, not {resamples}")
+        raise ConfigError(f"intervals need at least one resample; got {resamples}")
     prepared = []
     for one in scored:
         logits = one.predictions.logits.astype(np.float64)
@@ -99,7 +101,7 @@ def paired_draws(scored: Sequence[Scored], name: str, *, resamples: int, seed: i
     found: list[Draws] = []
     for parts in blocks:
         draws = {key.replace(" ", "_"): np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        # Its interval at exactly 0 or 1 would rest on the faces called fake, which differ from resample to resample.
+        # At exactly 0 or 1 its interval would depend on the faces called fake, which differ between resamples.
         del draws["precision"]
         draws["balanced_at_bands"] = (1.0 - draws["real_fake"] + draws["fake_fake"]) / 2.0
         if found:
@@ -109,11 +111,11 @@ def paired_draws(scored: Sequence[Scored], name: str, *, resamples: int, seed: i
 
 
 def estimates(scored: Scored, draws: Draws) -> dict[str, Estimate]:
-    """Values with their 95 % intervals, by the rules of `metrics.evaluate`.
+    """Returns values with their 95 % intervals, by the rules of `metrics.evaluate`.
 
     Args:
-        scored: what `draws` were made of.
-        draws: one of `paired_draws`.
+        scored: the scoring from which `draws` were made.
+        draws: one of the results of `paired_draws`.
     """
     faces = scored.predictions
     found = {}
@@ -125,11 +127,11 @@ def estimates(scored: Scored, draws: Draws) -> dict[str, Estimate]:
 
 
 def estimate_of(values: Float[np.ndarray, " draws"], key: str = "", units: int | None = None) -> Estimate:
-    """A value and its interval.
+    """Returns a value with its interval.
 
     Args:
-        values: the value, then those of resamples; none where groups were too few.
-        key: the figure's name, as ECE has an interval of its own kind.
-        units: groups that a plain share rests on; None for other figures.
+        values: the value, then those of the resamples, of which there are none if there are too few groups.
+        key: name of the figure; the interval of ECE is special.
+        units: number of groups behind a plain share; None for other figures.
     """
     return estimate(key, float(values[0]), values[1:] if len(values) > 1 else None, units)

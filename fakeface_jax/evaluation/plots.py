@@ -1,8 +1,7 @@
-"""The project's figures as PNG files: ROC, DET, reliability, confusion, scores, history, class counts, a batch.
+"""Draws the project's figures as PNG files: ROC, DET, reliability, confusion, scores, history, class counts, a batch.
 
-Each figure is an object of its own on the Agg canvas, so that drawing needs no display and leaves no global state. Real
-is blue and fake is vermilion everywhere (the colour-blind safe palette of Okabe and Ito, 2008), and no figure tells by
-colour alone.
+Each figure has its own Agg canvas, so that drawing needs no display and leaves no global state. Real is blue and fake
+is vermilion everywhere (the colour-blind safe palette of Okabe and Ito, 2008), and no figure relies on colour alone.
 
 Example:
     >>> plot_roc(evaluation, "runs/report/roc.png")
@@ -34,7 +33,7 @@ from fakeface_jax.labels import Label
 REAL, FAKE = "#0072B2", "#D55E00"
 """Colours of the classes."""
 
-# Sources and splits are no classes, so they take the palette's other colours.
+# Sources and splits are not classes, so they have other colours of the palette.
 _COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (9, 2)))
 _OVERALL = "all sources"
@@ -42,11 +41,11 @@ _DPI = 120
 _COLUMNS = 3
 
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
-"""Error rates with a mark on the axes of a DET curve."""
+"""Error rates that are marked on the axes of a DET curve."""
 
 
 def plot_roc(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """The ROC of every source with both classes, and of all faces together, with AUC and interval in the legend.
+    """Draws the ROC of every source with both classes, and of all faces, with AUC and interval in the legend.
 
     Raises:
         OpenError: the file cannot be written; so for every figure here.
@@ -63,15 +62,15 @@ def plot_roc(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
 
 
 def plot_det(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Both error rates against each other on probit axes, per source with both classes, with the EER marked.
+    """Draws both error rates against each other on probit axes, per source with both classes, with the EER marked.
 
-    The detection error trade-off of Martin et al. (1997): normally distributed scores give straight lines, and the
-    corner where few errors are made, which an ROC squeezes into its edge, takes most of the room. An error rate of zero
-    is beyond the axes; a curve then ends at their edge.
+    This is the detection error trade-off of Martin et al. (1997): normally distributed scores give straight lines, and
+    the region with few errors, which an ROC squeezes into a corner, takes most of the area. An error rate of zero is
+    beyond the axes; a curve then ends at their edge.
     """
     figure, (axes,) = _figure(1, width=6.4, height=5.6)
     curves = _curves(evaluation)
-    # No rate below that of one face can be told from zero.
+    # A rate below that of one face cannot be told from zero.
     most = max((max(measured.reals, measured.fakes) for _, measured, *_ in curves), default=1)
     low = max([rate for rate in _RATES if rate <= 0.5 / most], default=_RATES[0])
     limits = norm.ppf([low, _RATES[-1]])
@@ -102,9 +101,9 @@ def plot_det(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
 
 
 def plot_reliability(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Share of fakes against P(fake) in 15 equal-width bins, and below it how many faces each bin has.
+    """Draws the share of fakes against P(fake) in 15 equal-width bins, and below it the number of faces per bin.
 
-    Before calibration and after it beside each other; once only for a model without calibration.
+    There is one panel before calibration and one after it, or a single one for a model without calibration.
     """
     predictions = evaluation.predictions
     panels = {"P(fake)": (_scores(evaluation, predictions), f"ECE {_interval(evaluation.overall.metrics['ece'])}")}
@@ -122,7 +121,7 @@ def plot_reliability(evaluation: Evaluation, path: str | os.PathLike[str]) -> No
         filled = counts > 0
         mean = np.bincount(bins, p_fake, BINS)[filled] / counts[filled]
         share = np.bincount(bins, predictions.labels, BINS)[filled] / counts[filled]
-        # Normal approximation: it only shows how little a bin with few faces says; the ECE has its own interval.
+        # Normal approximation: it only shows how uncertain a bin with few faces is; the ECE has its own interval.
         error = np.sqrt(share * (1 - share) / counts[filled])
         upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="perfectly calibrated")
         upper.errorbar(mean, share, yerr=error, fmt="o-", color="black", capsize=3, label="measured (± 1 std. error)")
@@ -139,7 +138,7 @@ def plot_reliability(evaluation: Evaluation, path: str | os.PathLike[str]) -> No
 
 
 def plot_confusion(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Confusion matrices at P(fake) >= 0.5, overall and per source; shading is the share of the true class."""
+    """Draws confusion matrices at P(fake) >= 0.5, overall and per source; shading is the share of the true class."""
     parts = _parts(evaluation)
     figure, panels = _figure(len(parts), width=3.2, height=3.2)
     for axes, (name, measured, _) in zip(panels, parts, strict=True):
@@ -163,7 +162,7 @@ def plot_confusion(evaluation: Evaluation, path: str | os.PathLike[str]) -> None
 
 
 def plot_score_histograms(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """How P(fake) is distributed over reals and over fakes, overall and per source, with the verdict bands."""
+    """Draws the distributions of P(fake) over reals and fakes, overall and per source, with the verdict bands."""
     parts = _parts(evaluation)
     figure, panels = _figure(len(parts), width=3.8, height=3.0)
     edges = np.linspace(0, 1, 21)
@@ -182,7 +181,7 @@ def plot_score_histograms(evaluation: Evaluation, path: str | os.PathLike[str]) 
             axes.axvline(evaluation.bands.fake_from, color="0.25", linestyle="--", linewidth=1.3)
         axes.set_title(name, fontsize=11)
         axes.set(xlim=(0, 1), xlabel="P(fake)", ylabel="faces of the class (%)")
-        axes.set_ylim(top=1.22 * axes.get_ylim()[1])  # room for the legend
+        axes.set_ylim(top=1.22 * axes.get_ylim()[1])  # space for the legend
         axes.legend(fontsize=8, loc="upper center", ncols=2)
     if evaluation.bands:
         figure.suptitle("real below the dotted line, fake from the dashed line", fontsize=10)
@@ -190,17 +189,17 @@ def plot_score_histograms(evaluation: Evaluation, path: str | os.PathLike[str]) 
 
 
 def plot_history(rows: Sequence[Mapping[str, float | int]], path: str | os.PathLike[str]) -> None:
-    """Loss and accuracy per epoch, training and validation, with the epoch of lowest validation loss marked.
+    """Draws loss and accuracy per epoch for training and validation, and marks the epoch of lowest validation loss.
 
     Args:
-        rows: one per epoch, with `epoch` (from 1), `loss`, `accuracy`, `val_loss` and `val_accuracy`, as epochs.csv
-            has them; losses in nats, accuracies in [0, 1]. Other keys are ignored.
+        rows: one row per epoch, with `epoch` (from 1), `loss`, `accuracy`, `val_loss` and `val_accuracy`, as in
+            epochs.csv; losses in nats, accuracies in [0, 1]. Other keys are ignored.
 
     Raises:
-        DataError: no rows, or a key is missing.
+        DataError: there are no rows, or a key is missing.
     """
     if not rows:
-        raise DataError("no epoch has finished, so there is no history to draw")
+        raise DataError("no epoch has finished, so there is no history to draw; train at least one")
     try:
         columns = {
             name: np.array([float(row[name]) for row in rows])
@@ -209,7 +208,7 @@ def plot_history(rows: Sequence[Mapping[str, float | int]], path: str | os.PathL
     except KeyError as error:
         raise DataError(f"the training history lacks {error}; it was written by another release") from error
     epochs = columns["epoch"]
-    # The report's ModelCheckpoint took the highest loss (mode="max"); the kept epoch is that of the lowest.
+    # The report's ModelCheckpoint kept the highest loss (mode="max"); here the epoch with the lowest is kept.
     best = int(np.argmin(np.where(np.isfinite(columns["val_loss"]), columns["val_loss"], np.inf)))
     figure, panels = _figure(2, width=5.2, height=3.9, columns=2)
     for axes, what, unit, factor in zip(panels, ("loss", "accuracy"), ("nats", "%"), (1.0, 100.0), strict=True):
@@ -240,16 +239,16 @@ def plot_history(rows: Sequence[Mapping[str, float | int]], path: str | os.PathL
 
 
 def plot_class_histogram(counts: Mapping[str, Mapping[str, int]], path: str | os.PathLike[str]) -> None:
-    """How many real and fake faces each split has.
+    """Draws the numbers of real and fake faces per split.
 
     Args:
-        counts: split name to `{"real": n, "fake": n}`, in the order to draw.
+        counts: split name to `{"real": n, "fake": n}`, in the order of drawing.
 
     Raises:
-        DataError: no splits.
+        DataError: there are no splits.
     """
     if not counts:
-        raise DataError("there are no splits to draw")
+        raise DataError("there are no splits to draw; name at least one")
     figure, (axes,) = _figure(1, width=max(4.5, 1.7 * len(counts)), height=3.9)
     positions = np.arange(len(counts))
     for label, offset, colour, hatch in ((Label.REAL, -0.2, REAL, None), (Label.FAKE, 0.2, FAKE, "///")):
@@ -274,11 +273,11 @@ def plot_class_histogram(counts: Mapping[str, Mapping[str, int]], path: str | os
 def plot_batch(
     images: UInt8[np.ndarray, "n h w 3"], labels: Integer[np.ndarray, " n"], path: str | os.PathLike[str]
 ) -> None:
-    """The first 16 images of a batch as the network sees them, 4 x 4, each under its label.
+    """Draws the first 16 images of a batch as the network sees them, 4 x 4, each under its label.
 
     Args:
-        images: RGB; fewer than 16 leave the rest of the grid empty.
-        labels: 0 real, 1 fake.
+        images: RGB images; fewer than 16 leave the rest of the grid empty.
+        labels: 0 for real, 1 for fake.
     """
     figure = Figure(figsize=(7.2, 7.8), dpi=_DPI, layout="constrained")
     panels = figure.subplots(4, 4).ravel()
@@ -291,7 +290,7 @@ def plot_batch(
 
 
 def _parts(evaluation: Evaluation) -> list[tuple[str, Measured, Predictions]]:
-    """All faces together, then each source; only once where there is one source."""
+    """Lists all faces together, then each source; a single source is listed only once."""
     predictions = evaluation.predictions
     sources = [(name, measured, predictions.select(name)) for name, measured in evaluation.sources.items()]
     return sources if len(sources) == 1 else [(_OVERALL, evaluation.overall, predictions), *sources]
@@ -300,7 +299,7 @@ def _parts(evaluation: Evaluation) -> list[tuple[str, Measured, Predictions]]:
 def _curves(
     evaluation: Evaluation,
 ) -> list[tuple[str, Measured, Float[np.ndarray, " t"], Float[np.ndarray, " t"], dict[str, Any]]]:
-    """Parts with both classes: name, figures, FPR and TPR of every threshold, and how its line is drawn."""
+    """Lists parts with both classes: name, figures, FPR and TPR of every threshold, and the style of the line."""
     curves = []
     for index, (name, measured, part) in enumerate(_parts(evaluation)):
         if not (measured.reals and measured.fakes):
@@ -328,8 +327,8 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _figure(panels: int, *, width: float, height: float, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of so many axes, each `width` x `height` inches."""
-    columns = 2 if panels == 4 else min(panels, columns)  # no row with one panel alone
+    """Creates a figure with a grid of the given number of axes, each `width` x `height` inches."""
+    columns = 2 if panels == 4 else min(panels, columns)  # avoids a row with a single panel
     rows = math.ceil(panels / columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=_DPI, layout="constrained")
     grid = np.ravel(figure.subplots(rows, columns, squeeze=False)).tolist()
@@ -340,5 +339,5 @@ def _figure(panels: int, *, width: float, height: float, columns: int = _COLUMNS
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
     with whole_file(path) as temporary:
-        # Without the software's version, the same figure is the same bytes.
+        # Without the software's version, the same figure gives the same bytes.
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,6 +1,6 @@
-"""What a model said about a labelled set: one row per face, the only input of calibration and evaluation.
+"""A model's logits on a labelled set, one row per face: the only input of calibration and evaluation.
 
-Kept as a file of its own, so that metrics, thresholds and plots can be redone without the model or the pictures.
+They are kept in a file, so that metrics, thresholds and plots can be computed again without the model or the pictures.
 
 Example:
     >>> predictions = Predictions.load("runs/report/predictions-test.parquet")
@@ -35,10 +35,10 @@ _SCHEMA = pa.schema(
     ]
 )
 _LATER = ("method", "size")
-"""Columns that files of earlier releases lack; they then say nothing."""
+"""Columns that files of earlier releases lack; their values are then unknown."""
 
 _LEFT_OUT = np.zeros(0)
-"""Stands for a column that was not given, until the number of faces is known."""
+"""Placeholder for a column that was not given, until the number of faces is known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,13 +47,14 @@ class Predictions:
 
     Attributes:
         ids: names of the faces, str.
-        sources: the data set of the merge each face is from, str.
-        groups: faces that are not independent of each other share one (same original video, near-duplicates), str.
-        labels: 0 real, 1 fake; kept as int8.
-        logits: before calibration, larger means more likely fake, finite; kept as float32, as models give them.
-        methods: how each fake was made, str; empty for reals and where unknown. Left out, it is for all of them.
-        sizes: the longer side of the face's box in pixels of the original picture; kept as float32. NaN where unknown,
-            which it is for all faces when it is left out.
+        sources: name of each face's data set in the merge, str.
+        groups: group of each face, str; faces that depend on each other (same original video, near-duplicates) share
+            one.
+        labels: 0 for real, 1 for fake; kept as int8.
+        logits: finite logits before calibration, larger means more likely fake; kept as float32, as models give them.
+        methods: how each fake was made, str; empty for reals and if unknown, and by default for all.
+        sizes: longer side of the face's box in pixels of the original picture; kept as float32. NaN if unknown, and by
+            default for all.
 
     Raises:
         DataError: lengths differ, a label is neither 0 nor 1, a logit is not finite, or a size is not positive.
@@ -74,29 +75,29 @@ class Predictions:
         for name in ("ids", "sources", "groups", "methods"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
         labels = np.asarray(self.labels)
-        with np.errstate(over="ignore"):  # what overflows is reported below
+        with np.errstate(over="ignore"):  # an overflow is reported below
             logits = np.asarray(self.logits, dtype=np.float32)
             sizes = np.asarray(self.sizes, dtype=np.float32)
         arrays = {"ids": self.ids, "sources": self.sources, "groups": self.groups, "labels": labels, "logits": logits}
         arrays |= {"methods": self.methods, "sizes": sizes}
         shapes = {name: array.shape for name, array in arrays.items()}
         if len(set(shapes.values())) != 1 or labels.ndim != 1:
-            raise DataError(f"predictions need arrays of one length, not {shapes}")
+            raise DataError(f"predictions need arrays of the same length; got {shapes}")
         wrong = ~np.isin(labels, (0, 1))
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            raise DataError(f"{self.ids[first]}: label {labels[first]!s} is neither 0 (real) nor 1 (fake)")
+            raise DataError(f"{self.ids[first]}: label {labels[first]!s} is neither 0 (real) nor 1 (fake); correct it")
         wrong = ~np.isfinite(logits)
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
             raise DataError(
                 f"{self.ids[first]}: logit is {logits[first]!s} ({int(wrong.sum())} of {len(logits)} are not finite); "
-                "the model diverged"
+                "the model diverged; train it again with a lower learning rate"
             )
         wrong = ~(np.isnan(sizes) | (sizes > 0))
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            raise DataError(f"{self.ids[first]}: a face of {sizes[first]:g} pixels; sizes are positive, NaN if unknown")
+            raise DataError(f"{self.ids[first]}: the face size {sizes[first]:g} must be positive, or NaN if unknown")
         object.__setattr__(self, "labels", labels.astype(np.int8))
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "sizes", sizes)
@@ -105,31 +106,31 @@ class Predictions:
         return len(self.labels)
 
     def select(self, which: str | Bool[np.ndarray, " n"]) -> Predictions:
-        """The rows of one source (empty when it has none), or those where a mask is true.
+        """Returns the rows of one source (an empty result if it has none), or those where a mask is true.
 
         Raises:
-            DataError: a mask of another length or type.
+            DataError: the mask has another length or type.
         """
         if isinstance(which, str):
             mask = self.sources == which
         else:
             mask = np.asarray(which)
             if mask.dtype != np.bool_ or mask.shape != self.labels.shape:
-                raise DataError(f"a mask needs {len(self)} booleans, not {mask.dtype} {mask.shape}")
+                raise DataError(f"a mask needs {len(self)} booleans; got {mask.dtype} {mask.shape}")
         columns = {field.name: getattr(self, field.name)[mask] for field in dataclasses.fields(self)}
         return Predictions(**columns)
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The rows of several, one after the other; at least one part."""
+        """Joins the rows of several predictions, one after the other; at least one part."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a Parquet file with columns id, source, group, label, logit, method, size, complete or not at all.
+        """Writes a Parquet file with columns id, source, group, label, logit, method, size, completely or not at all.
 
         Raises:
-            OpenError: it cannot be written.
+            OpenError: the file cannot be written.
         """
         columns = [self.ids.tolist(), self.sources.tolist(), self.groups.tolist(), self.labels, self.logits]
         columns += [self.methods.tolist(), self.sizes]
@@ -140,23 +141,23 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Reads what `save` wrote, also in releases without methods and sizes.
+        """Reads a file that `save` wrote, also in releases without methods and sizes.
 
         Raises:
-            DataError: missing, no Parquet file, or other columns.
+            DataError: the file is missing, is not a Parquet file, or has other columns.
         """
         try:
-            # A file object, so that pyarrow cannot read a directory of that name as a data set.
+            # A file object, so that pyarrow does not read a directory of that name as a data set.
             with Path(path).open("rb") as file:
                 table = pq.read_table(file)
         except OSError as error:
             raise DataError(f"{path}: cannot read predictions: {error.strerror or error}; check the path") from error
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: no Parquet file, or a damaged one; make the predictions again") from error
+            raise DataError(f"{path}: not a Parquet file, or a damaged one; run fakeface evaluate again") from error
         missing = [name for name in _SCHEMA.names if name not in table.column_names and name not in _LATER]
         if missing or any(table[name].null_count for name in _SCHEMA.names if name in table.column_names):
             lacks = f"columns {', '.join(missing)}" if missing else "values"
-            raise DataError(f"{path}: predictions lack {lacks}; make them again")
+            raise DataError(f"{path}: the predictions lack {lacks}; run fakeface evaluate again")
         columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group")}
         if "method" in table.column_names:
             columns["methods"] = np.asarray(table["method"].to_pylist())

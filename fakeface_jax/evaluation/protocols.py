@@ -1,8 +1,8 @@
-"""Questions that one table of test results cannot answer: robustness, reals alone, face size, what was never seen.
+"""Protocols beyond the main table of test results: robustness, reals alone, face size, unseen methods and sources.
 
-Every protocol gives a `ProtocolResult`: a title, a caption that says what was done, and rows of estimates with 95 %
-intervals by group (`paired`). The threshold is the one that ships with a model, `fake_from` of its verdict bands;
-nothing is chosen here.
+Every protocol returns a `ProtocolResult`: a title, a caption that describes the procedure, and rows of estimates with
+95 % intervals by group (`paired_bootstrap`). The threshold is the one stored with the model, `fake_from` of its verdict
+bands; nothing is chosen here.
 
 Example:
     >>> model = Scorer(name="report-cnn", predict=..., calibration=spec.calibration, bands=spec.bands)
@@ -30,10 +30,10 @@ from fakeface_jax.evaluation.tables import ProtocolResult, Row, counts
 from fakeface_jax.labels import Label
 
 OVERALL = "all sources"
-"""The row of all faces together, which the largest source dominates."""
+"""Name of the row of all faces together, which the largest source dominates."""
 
 SIZE_EDGES = (64, 96, 128, 192)
-"""Between the bins of face sizes, in pixels; a size that is an edge belongs to the bin above it."""
+"""Edges between the bins of face sizes, in pixels; a size at an edge belongs to the bin above it."""
 
 _COLUMNS = {
     "auc": "AUC",
@@ -53,7 +53,7 @@ _OTHER_REALS = (
 
 @runtime_checkable
 class Predict(Protocol):
-    """Scores a split of a data set, or some of its samples, as they are or degraded; arguments of `predict`."""
+    """Scores a split of a data set, or some of its samples, unchanged or degraded; arguments as for `predict`."""
 
     def __call__(  # noqa: D102
         self, split: str, *, keep: Bool[np.ndarray, " n"] | None = None, transform: Transform | None = None
@@ -62,13 +62,13 @@ class Predict(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scorer:
-    """Something that scores faces: a trained model, or the spectrum beside it.
+    """A scorer of faces: a trained model, or the spectrum baseline.
 
     Attributes:
-        name: in tables.
-        predict: gives raw logits.
-        calibration: what turns them into probabilities.
-        bands: what turns those into verdicts.
+        name: name in tables.
+        predict: computes raw logits.
+        calibration: turns logits into probabilities.
+        bands: turn probabilities into verdicts.
         left_out: `source` or `source/method` that it was not trained on.
     """
 
@@ -85,22 +85,22 @@ class Scorer:
         return self.read(self.predict(split, keep=keep, transform=transform))
 
     def read(self, predictions: Predictions) -> Scored:
-        """Predictions of this scorer, with its calibration and bands."""
+        """Combines predictions of this scorer with its calibration and bands."""
         return Scored(name=self.name, predictions=predictions, calibration=self.calibration, bands=self.bands)
 
 
 def within(scored: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:
-    """Several scorers of the same faces beside each other, each less the last: what a model has over a baseline.
+    """Compares several scorers on the same faces with the last one, the baseline.
 
     Args:
-        scored: the same faces, scored by each.
-        resamples: of the bootstrap.
-        seed: of it.
+        scored: scorings of the same faces.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     rows = []
     for source, mask in _sources(scored[0].predictions):
         parts = [one.select(mask) for one in scored]
-        # The last is what the others are compared with.
+        # The others are compared with the last one.
         found = paired_draws([parts[-1], *parts[:-1]], _seed_name(source), resamples=resamples, seed=seed)
         rows += [
             Row.of({"source": source, "model": part.name}, part, drawn)
@@ -125,15 +125,15 @@ def robustness(
     resamples: int = 1000,
     seed: int = 0,
 ) -> ProtocolResult:
-    """Every degradation of the grid, per source and overall, and what it costs in AUC.
+    """Measures every degradation of the grid, per source and overall, and its cost in AUC.
 
     Args:
-        scorers: scored again for every degradation.
-        clean: their scores of the split as it is, in the same order.
-        split: part of the data.
-        grid: degradations, done to all faces, reals and fakes alike.
-        resamples: of the bootstrap.
-        seed: of it.
+        scorers: score the faces again for every degradation.
+        clean: their scores of the unchanged split, in the same order.
+        split: split of the data set.
+        grid: degradations, applied to all faces, real and fake alike.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     rows: dict[tuple[str, int], list[Row]] = {}
     for scorer, before in zip(scorers, clean, strict=True):
@@ -144,10 +144,10 @@ def robustness(
             for index, (part, one) in enumerate(zip(parts, drawn, strict=True)):
                 name = grid[index - 1].name if index else "none"
                 names = {"source": source, "degradation": name, "model": scorer.name}
-                # The faces are the same in all rows of a source, and counted in the main tables.
+                # The faces are the same in all rows of a source, and their number is in the main tables.
                 row = dataclasses.replace(Row.of(names, part, one), counts={})
                 rows.setdefault((source, index), []).append(row)
-    # One table of all sources first, then one per source, with the scorers beside each other.
+    # First one table of all sources, then one per source, with the scorers side by side.
     order = sorted(rows, key=lambda key: (key[0] != OVERALL, key))
     return ProtocolResult(
         protocol="robustness",
@@ -161,7 +161,7 @@ def robustness(
 
 
 def reals_only(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:
-    """How often real faces alone are called fake, or inconclusive, per source: what most users meet first."""
+    """Measures how often real faces are called fake or inconclusive, per source: the errors that users meet first."""
     real = clean[0].predictions.labels == Label.REAL
     return _side_by_side(
         "reals-only",
@@ -178,7 +178,7 @@ def reals_only(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0)
 
 
 def face_size(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:
-    """Results by the size of the face in the original picture, overall and per source."""
+    """Measures results by the size of the face in the original picture, overall and per source."""
     faces = clean[0].predictions
     bins = {"unknown": np.isnan(faces.sizes)} if np.isnan(faces.sizes).any() else {}
     edges = (0.0, *SIZE_EDGES, np.inf)
@@ -189,7 +189,7 @@ def face_size(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) 
         ({"source": source, "face size": name}, mask & inside, f"{source} {name}")
         for source, mask in _sources(faces)
         for name, inside in bins.items()
-        # All bins overall, so that what could not be measured is seen; a source's empty ones say nothing more.
+        # All bins overall, so that unmeasured ones are visible; the empty ones of a source add nothing.
         if source == OVERALL or (mask & inside).any()
     ]
     return _side_by_side(
@@ -207,7 +207,7 @@ def face_size(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) 
 
 
 def by_method(clean: Sequence[Scored], *, resamples: int = 1000, seed: int = 0) -> ProtocolResult:
-    """Each way of making fakes against the real faces of all sources; also where a source has fakes alone."""
+    """Measures each method of making fakes against the real faces of all sources; also if a source has only fakes."""
     faces = clean[0].predictions
     reals, fakes = faces.labels == Label.REAL, faces.labels == Label.FAKE
     kinds = sorted(set(zip(faces.sources[fakes].tolist(), faces.methods[fakes].tolist(), strict=True)))
@@ -239,14 +239,14 @@ def unseen_method(
     resamples: int = 1000,
     seed: int = 0,
 ) -> ProtocolResult:
-    """Fakes of a kind that training left out, against real faces of the test split and of their own source.
+    """Measures fakes of a kind that training left out, against real faces of the test split and of their own source.
 
     Args:
-        scorers: all trained without the first one's `left_out`.
+        scorers: scorers that were all trained without the first one's `left_out`.
         clean: their scores of the test split, in the same order.
-        labelled: what is known of the faces of every split, from `inference.labelled_faces`.
-        resamples: of the bootstrap.
-        seed: of it.
+        labelled: facts about the faces of every split, from `batch_scoring.labelled_faces`.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
         ConfigError: nothing was left out, or a scorer left out less than the first.
@@ -254,10 +254,14 @@ def unseen_method(
     """
     names = scorers[0].left_out
     if not names:
-        raise ConfigError(f"{scorers[0].name} was trained on all sources; evaluate a run with --loader.leave-out")
+        raise ConfigError(
+            f"{scorers[0].name} was trained on all sources; evaluate a run that was trained with --leave-out"
+        )
     for scorer in scorers:
         if not set(names) <= set(scorer.left_out):
-            raise ConfigError(f"{scorer.name} was trained on {', '.join(set(names) - set(scorer.left_out))}")
+            raise ConfigError(
+                f"{scorer.name} was trained on {', '.join(set(names) - set(scorer.left_out))}; leave it out"
+            )
     rows: list[Row] = []
     for scorer, seen in zip(scorers, clean, strict=True):
         unseen = _unseen(scorer, labelled, names)
@@ -297,18 +301,18 @@ def leave_one_source_out(
     resamples: int = 1000,
     seed: int = 0,
 ) -> ProtocolResult:
-    """Each source by models that were trained on the others, and the mean over sources.
+    """Measures each source by models that were trained on the others, and the mean over sources.
 
     Args:
-        runs: per source, scorers that were trained without it, in the order of `reference`.
+        runs: for each source, scorers that were trained without it, in the order of `reference`.
         reference: scores of the split by models that were trained on these sources.
-        labelled: what is known of the faces of every split, from `inference.labelled_faces`.
-        split: part of the data; a source without faces in it is measured on all its faces, as nothing saw them.
-        resamples: of the bootstrap.
-        seed: of it.
+        labelled: facts about the faces of every split, from `batch_scoring.labelled_faces`.
+        split: split of the data set; a source without faces in it is measured on all its faces, as no model saw them.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: no runs, a scorer that was trained or calibrated on the source, or a source that the data lack.
+        DataError: there are no runs, a scorer was trained or calibrated on the source, or the data lack a source.
     """
     if not runs:
         raise DataError("leave-one-source-out has no runs; train one per source first")
@@ -319,7 +323,7 @@ def leave_one_source_out(
         splits = [split] if tested else list(labelled)
         for scorer, with_all in zip(scorers, reference, strict=True):
             if source not in scorer.left_out:
-                raise DataError(f"{scorer.name}: was trained on {source}; train it with --loader.leave-out {source}")
+                raise DataError(f"{scorer.name}: was trained on {source}; train it with --leave-out {source}")
             part = scorer.read(_unseen(scorer, labelled, [source], splits=splits))
             parts = [part]
             if tested:
@@ -330,7 +334,7 @@ def leave_one_source_out(
             if tested and np.isfinite(drawn["auc"][0]):
                 means.setdefault(with_all.name, []).append((rows[-1], drawn))
     for name, found in means.items():
-        # Sources were drawn apart, so a mean of draws is a draw of the mean; a source of one group has no draws.
+        # Sources are drawn separately, so a mean of draws is a draw of the mean; a source of one group has no draws.
         draws = min(len(drawn["auc"]) for _, drawn in found)
         estimates = {
             key: estimate_of(np.mean([drawn[key][:draws] for _, drawn in found], axis=0))
@@ -360,7 +364,7 @@ def _side_by_side(
     resamples: int,
     seed: int,
 ) -> ProtocolResult:
-    """Scorers beside each other on parts of the faces: names of the row, mask, name of the draws."""
+    """Measures scorers side by side on parts of the faces: names of the row, mask, name of the draws."""
     rows = []
     for names, mask, drawn_as in parts:
         for scored in clean:
@@ -373,27 +377,27 @@ def _side_by_side(
 
 
 def _sources(faces: Predictions) -> list[tuple[str, Bool[np.ndarray, " n"]]]:
-    """All faces, then those of each source."""
+    """Lists all faces, then those of each source."""
     every = (OVERALL, np.ones(len(faces), np.bool_))
     return [every, *((name, faces.sources == name) for name in np.unique(faces.sources).tolist())]
 
 
 def _seed_name(source: str) -> str:
-    """By which `metrics.evaluate` seeds the same rows."""
+    """Returns the name with which `metrics.evaluate` seeds the same rows."""
     return "" if source == OVERALL else source
 
 
 def _unseen(
     scorer: Scorer, labelled: Mapping[str, Predictions], names: Sequence[str], *, splits: Sequence[str] | None = None
 ) -> Predictions:
-    """All faces of some names, of all splits or some, scored by a model that knows none of them.
+    """Returns all faces with some names, of all splits or some, scored by a model that was trained on none of them.
 
     Raises:
         DataError: there are none, or the model's thresholds were chosen on them.
     """
     fitted_on = labelled.get(scorer.calibration.split)
     if fitted_on is not None and named(fitted_on, names).any() and scorer.calibration.samples == len(fitted_on):
-        raise DataError(f"{scorer.name}: was calibrated on {', '.join(names)} too; leave it out there and train again")
+        raise DataError(f"{scorer.name}: was calibrated on {', '.join(names)} too; train and calibrate it without")
     masks = {split: named(labelled[split], names) for split in splits or labelled}
     parts = [scorer.predict(split, keep=mask) for split, mask in masks.items() if mask.any()]
     if not parts:

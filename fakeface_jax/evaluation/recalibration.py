@@ -1,8 +1,8 @@
-"""Fitting a bundle's probabilities and thresholds to pictures like those it will be used on; its weights stay.
+"""Fits a bundle's probabilities and thresholds to pictures like those it will score, without changing its weights.
 
-With real faces and fakes, everything is fitted anew. With real faces alone, which are easier to have, only what they
-can tell changes: the thresholds at false-positive rates, and so where the verdict `fake` begins. Exact copies count
-once, near duplicates share a group: many shots of one scene prove little more than one.
+With real and fake faces, everything is fitted again. With real faces alone, which are easier to collect, only those
+values change that reals determine: the thresholds at false-positive rates, and so where the verdict `fake` begins.
+Exact copies count once, and near duplicates share a group: many shots of one scene prove little more than one.
 
 Example:
     >>> faces = read_faces(reals_of("holiday-photos"), classifier, detector)
@@ -47,22 +47,22 @@ from fakeface_jax.labels import Label
 from fakeface_jax.training.card import model_card
 
 LEAST = 20
-"""Fewest faces of a class: even if none of 20 is wrong, the true rate may be 17 %."""
+"""Smallest number of faces of a class: even if none of 20 is wrong, the true rate may be 17 %."""
 
 SPLIT = "own pictures"
-"""What operating points call the split that they were chosen on."""
+"""Name of the split in operating points that were chosen on own pictures."""
 
 _FAKE_FOLDERS = ("fake", "training_fake")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class OwnFaces:
-    """Scored faces of the user's.
+    """Scored faces from the user's own pictures.
 
     Attributes:
         predictions: one row per picture whose largest face was scored.
-        hashes: sha256 of each picture's bytes, in the order of the rows.
-        rejected: (picture, why) of every picture that was not used.
+        hashes: SHA-256 of each picture's bytes, in the order of the rows.
+        rejected: (picture, reason) of every picture that was not used.
     """
 
     predictions: Predictions
@@ -70,21 +70,21 @@ class OwnFaces:
     rejected: tuple[tuple[str, str], ...]
 
     def fingerprint(self) -> str:
-        """sha256 over the pictures' hashes and labels, in sorted order."""
+        """Returns the SHA-256 over the pictures' hashes and labels, in sorted order."""
         lines = sorted(f"{one} {label}" for one, label in zip(self.hashes, self.predictions.labels, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
-    """One error rate before and after.
+    """One error rate before and after recalibration.
 
     Attributes:
         kind: `fpr` for reals at or above the threshold, `fnr` for fakes below it.
-        rate: what the thresholds were chosen for.
-        old: threshold of the bundle; None where it had none.
-        old_rate: share of these faces that it gets wrong, with the ends of its 95 % interval; None without it.
-        new: the operating point that takes its place.
+        rate: error rate for which the thresholds were chosen.
+        old: threshold of the old bundle; None if it had none.
+        old_rate: share of these faces that it misclassifies, with the ends of its 95 % interval; None without it.
+        new: the new operating point.
     """
 
     kind: str
@@ -96,12 +96,12 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recalibration:
-    """What own pictures change.
+    """The changes that own pictures make.
 
     Attributes:
-        spec: of the new bundle.
-        changes: per error rate that these pictures can tell.
-        old_bands: verdicts as they were.
+        spec: specification of the new bundle.
+        changes: the changes, for each error rate that these pictures determine.
+        old_bands: the old verdict bands.
     """
 
     spec: BundleSpec
@@ -109,7 +109,7 @@ class Recalibration:
     old_bands: VerdictBands
 
     def table(self) -> str:
-        """Old and new thresholds, and what the old ones do on these pictures, as Markdown."""
+        """Returns the old and new thresholds, and the errors of the old ones on these pictures, as Markdown."""
         what = {"fpr": "reals called fake", "fnr": "fakes called real"}
         lines = ["| threshold for | old | on these pictures | new | true rate of the new |", "| --- " * 5 + "|"]
         for change in self.changes:
@@ -131,11 +131,11 @@ class Recalibration:
 
 
 def labelled(spec: str) -> list[Sample]:
-    """Samples of a source as `fakeface data merge` takes it, or of a folder with real/ and fake/ in it.
+    """Reads a source in the form of `fakeface data merge`, or a folder that contains real/ and fake/.
 
     Raises:
-        ConfigError: neither a source nor a folder.
-        DataError: no picture there has a label; where all are real, `reals_of` reads them.
+        ConfigError: the text names neither a source nor a folder.
+        DataError: no picture there has a label; if all are real, use `reals_of`.
     """
     if not Path(spec).is_dir():
         return read_source(spec)
@@ -143,15 +143,15 @@ def labelled(spec: str) -> list[Sample]:
         return read_source(f"folder:{spec}")
     except DataError as error:
         raise DataError(
-            f"{spec}: no folder in it is called real or fake; if all its pictures are of real faces, give --reals"
+            f"{spec}: contains no folder named real or fake; if all its pictures show real faces, name it with --reals"
         ) from error
 
 
 def reals_of(root: str | os.PathLike[str]) -> list[Sample]:
-    """Every picture in a folder or a zip archive, as one of a real face.
+    """Lists every picture in a folder or a zip archive as one of a real face.
 
     Raises:
-        DataError: no pictures, or a folder that says that its pictures are fakes.
+        DataError: there are no pictures, or a folder's name says that its pictures are fakes.
     """
     samples = []
     for name in list_files(str(root)):
@@ -160,10 +160,10 @@ def reals_of(root: str | os.PathLike[str]) -> list[Sample]:
         if path.suffix.lower() not in EXTENSIONS or hidden:
             continue
         if any(part.lower() in _FAKE_FOLDERS for part in path.parts[:-1]):
-            raise DataError(f"{root}: {name} lies in a folder of fakes; give --data instead of --reals")
+            raise DataError(f"{root}: {name} lies in a folder of fakes; use --data instead of --reals")
         samples.append(Sample(root=str(root), name=name, label=Label.REAL, source=Path(root).resolve().name))
     if not samples:
-        raise DataError(f"{root}: holds no pictures; known are {', '.join(sorted(EXTENSIONS))}")
+        raise DataError(f"{root}: contains no pictures; supported are {', '.join(sorted(EXTENSIONS))}")
     return samples
 
 
@@ -175,17 +175,17 @@ def read_faces(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> OwnFaces:
-    """Finds, cuts and scores the largest face of each picture; one that cannot be used does not stop the others.
+    """Finds, crops and scores the largest face of each picture; an unusable picture does not stop the others.
 
     Args:
-        samples: what to read.
-        classifier: whose crops and scores.
-        detector: the bundle's; None for pictures that are face crops already.
-        workers: reading threads; None for one per processor.
-        progress: called with (pictures read, pictures in all).
+        samples: the pictures to read.
+        classifier: the model, which also determines the crops.
+        detector: the bundle's detector; None for pictures that are already face crops.
+        workers: number of reading threads; None uses one per processor.
+        progress: called with (pictures read, all pictures).
 
     Raises:
-        DataError: no picture can be used.
+        DataError: none of the pictures can be used.
     """
 
     def look(sample: Sample) -> tuple[FileFacts, UInt8[np.ndarray, "s s 3"] | None, float, str]:
@@ -220,7 +220,7 @@ def read_faces(
     )
     if not kept:
         why = f"{rejected[0][0]}: {rejected[0][1]}" if rejected else "there are none"
-        raise DataError(f"none of {len(samples)} pictures can be used ({why})")
+        raise DataError(f"none of {len(samples)} pictures can be used ({why}); name other pictures")
     crops = np.stack([crop for index in kept if (crop := found[index][1]) is not None])
     predictions = Predictions(
         ids=np.array([f"{samples[index].root}/{samples[index].name}" for index in kept]),
@@ -235,12 +235,12 @@ def read_faces(
 
 
 def whole_face(image: UInt8[np.ndarray, "h w 3"]) -> Face:
-    """The face of a picture that is itself a face crop."""
+    """Returns the face of a picture that is itself a face crop."""
     return Face(box=whole_image_box(image), confidence=1.0)
 
 
 def _without_copies(samples: Sequence[Sample], facts: Sequence[FileFacts], reasons: Sequence[str]) -> list[str]:
-    """Why each picture is not used; of the same bytes one is, none where labels differ."""
+    """Returns why each picture is not used; of equal bytes one is used, and none if their labels differ."""
     labels: dict[str, set[Label]] = {}
     for sample, fact in zip(samples, facts, strict=True):
         labels.setdefault(fact.sha256, set()).add(sample.label)
@@ -257,25 +257,25 @@ def _without_copies(samples: Sequence[Sample], facts: Sequence[FileFacts], reaso
 
 
 def recalibrate(classifier: FaceClassifier, faces: OwnFaces) -> Recalibration:
-    """The bundle's specification with what these faces say.
+    """Fits the bundle's specification to these faces.
 
-    With both classes: probabilities, operating points and bands are fitted on them. With reals alone the probabilities
-    stay, the false-positive points and `fake_from` come from them, the false-negative points and `real_below` stay
-    (lowered to `fake_from` where that falls below it). What was measured before does not hold any more: `metrics` is
-    emptied, and so is what was fitted on videos, which then have the thresholds of faces.
+    With both classes, probabilities, operating points and bands are fitted to them. With reals alone, the probabilities
+    stay, the false-positive points and `fake_from` are fitted, and the false-negative points and `real_below` stay
+    (lowered to `fake_from` if that falls below it). Earlier measurements no longer hold: `metrics` is emptied, and so
+    are the fits on videos, which then use the thresholds of faces.
 
     Raises:
-        DataError: fewer than `LEAST` reals, or some fakes but fewer than that.
+        DataError: there are fewer than `LEAST` reals, or some fakes but fewer than that.
     """
     spec, own = classifier.spec, faces.predictions
     reals, fakes = (int((own.labels == label).sum()) for label in (Label.REAL, Label.FAKE))
     if reals < LEAST:
         raise DataError(
-            f"{reals} real faces are too few to choose a threshold by ({len(faces.rejected)} pictures were left out); "
-            f"give at least {LEAST}, better some hundreds"
+            f"{reals} real faces are too few to choose a threshold ({len(faces.rejected)} pictures were excluded); "
+            f"name at least {LEAST}, preferably a few hundred"
         )
     if 0 < fakes < LEAST:
-        raise DataError(f"{fakes} fakes are too few to fit to; give at least {LEAST}, or only the reals with --reals")
+        raise DataError(f"{fakes} fakes are too few; name at least {LEAST}, or only the reals with --reals")
     logits = own.logits.astype(np.float64)
     if fakes:
         calibration = fit_calibration(own.labels, logits, split=SPLIT, groups=own.groups)
@@ -300,15 +300,15 @@ def recalibrate(classifier: FaceClassifier, faces: OwnFaces) -> Recalibration:
 
 
 def save_recalibrated(old: Bundle, done: Recalibration, directory: str | os.PathLike[str]) -> Bundle:
-    """Writes the recalibrated bundle, with the very weights of the old one.
+    """Writes the recalibrated bundle with exactly the old one's weights.
 
     Raises:
-        ConfigError: the old bundle is there.
-        BundleError: as `save_bundle`.
+        ConfigError: the directory is that of the old bundle.
+        BundleError: as in `save_bundle`.
     """
     if Path(directory).resolve() == old.path.resolve():
-        raise ConfigError(f"{directory}: is the bundle that is recalibrated, and stays; name another directory")
-    # Bundles are stored in half precision, or wider where somebody chose so.
+        raise ConfigError(f"{directory}: is the bundle to recalibrate, which is kept; name another directory")
+    # Bundles are stored in half precision, or wider if that was requested.
     half = all(np.array_equal(one.astype(np.float16).astype(np.float32), one) for one in old.weights.values())
     dtype = np.float16 if half else np.float32
     return save_bundle(directory, done.spec, old.weights, card=model_card(done.spec), dtype=dtype)
@@ -319,7 +319,7 @@ def _of_kind(points: Sequence[OperatingPoint], kind: str) -> list[OperatingPoint
 
 
 def _false_positive_points(p_fake: Float[np.ndarray, " n"], own: Predictions) -> list[OperatingPoint]:
-    # Both classes are asked for; a fake at P(fake) = 1, the end of the scale, moves no threshold of the reals.
+    # The function needs both classes; a fake at P(fake) = 1, the end of the scale, moves no threshold of the reals.
     points = choose_operating_points(
         np.append(own.labels, np.int8(Label.FAKE)),
         np.append(p_fake, 1.0),

@@ -1,7 +1,8 @@
-"""What happens to pictures on their way through the world: the grid of degradations that a detector is tried on.
+"""The grid of degradations on which a detector is tested: the damage that pictures take when they are shared.
 
-JPEG, Gaussian blur, resizing and noise in the strengths of GenD (Yermakov et al., 2025), done to face crops, to reals
-and fakes alike. Crops are small, so that a strength in pixels is a larger share of the face than in a whole picture.
+JPEG, Gaussian blur, resizing and noise have the strengths of GenD (Yermakov et al., 2025) and are applied to face
+crops, to reals and fakes alike. Crops are small, so a strength in pixels is a larger share of the face than in a whole
+picture.
 
 Example:
     >>> [degradation.name for degradation in GRID][:3]
@@ -27,10 +28,10 @@ Kind = Literal["jpeg", "blur", "resize", "scale", "noise"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """One thing done to every crop.
+    """One degradation that is applied to every crop.
 
     Attributes:
-        name: in tables.
+        name: name in tables.
         kind: `jpeg`: encoded and decoded by OpenCV (libjpeg, 4:2:0 chroma). `blur`: Gaussian. `resize`: to a side in
             pixels and back. `scale`: to a share of the side and back. Both shrink by area and grow bilinearly, as
             `crop_face` does. `noise`: Gaussian, independent per pixel and channel, clipped to the range of a picture.
@@ -43,13 +44,13 @@ class Degradation:
 
     def __post_init__(self) -> None:
         if self.kind not in _DEGRADE:
-            raise ConfigError(f"unknown degradation {self.kind!r}; known: {', '.join(_DEGRADE)}")
+            raise ConfigError(f"unknown degradation {self.kind!r}; use one of {', '.join(_DEGRADE)}")
         highest = 100.0 if self.kind == "jpeg" else np.inf
         if not 0.0 < self.strength <= highest or (self.kind in ("jpeg", "resize") and self.strength % 1):
-            raise ConfigError(f"{self.name}: {self.strength:g} is no strength of {self.kind}")
+            raise ConfigError(f"{self.name}: {self.strength:g} is not a valid strength of {self.kind}")
 
     def apply(self, crops: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n s s 3"]:
-        """The crops after it; the same crop gives the same result in any batch, noise included."""
+        """Returns the degraded crops; the same crop gives the same result in any batch, including the noise."""
         degrade = _DEGRADE[self.kind]
         degraded = np.empty_like(crops)
         for index, crop in enumerate(crops):
@@ -58,19 +59,19 @@ class Degradation:
 
 
 def find_degradation(name: str) -> Degradation:
-    """One of `GRID` by its name.
+    """Returns one of `GRID` by its name.
 
     Raises:
-        ConfigError: no such name.
+        ConfigError: the name does not exist.
     """
     for degradation in GRID:
         if degradation.name == name:
             return degradation
-    raise ConfigError(f"no degradation {name!r}; known: {', '.join(one.name for one in GRID)}")
+    raise ConfigError(f"unknown degradation {name!r}; use one of {', '.join(one.name for one in GRID)}")
 
 
 def _jpeg(crop: UInt8[np.ndarray, "s s 3"], quality: float) -> UInt8[np.ndarray, "s s 3"]:
-    # OpenCV's encoder takes BGR; with the channels in another order chroma would be that of other colours.
+    # OpenCV's encoder takes BGR; with another order of channels the chroma would belong to other colours.
     encoded = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
 
@@ -92,8 +93,8 @@ def _scaled(crop: UInt8[np.ndarray, "s s 3"], side: int) -> UInt8[np.ndarray, "t
 
 
 def _noise(crop: UInt8[np.ndarray, "s s 3"], sigma: float) -> UInt8[np.ndarray, "s s 3"]:
-    # Seeded by the crop itself: the order and the batch of faces change nothing. The pattern is the same for every
-    # sigma, so that two strengths differ by their strength alone.
+    # Seeded by the crop itself, so that the order and the batch of faces do not matter. The pattern is the same for
+    # every sigma, so that two strengths differ only in their strength.
     rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(crop)))
     noisy = crop + rng.standard_normal(crop.shape, np.float32) * np.float32(sigma * 255.0)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
@@ -114,4 +115,4 @@ GRID: tuple[Degradation, ...] = (
     Degradation(name="resize by half", kind="scale", strength=0.5),
     *(Degradation(name=f"noise {sigma:g}", kind="noise", strength=sigma) for sigma in (0.01, 0.03, 0.05, 0.1, 0.2)),
 )
-"""Every kind with growing strength. Leaving a crop as it is belongs to none: that is the clean result beside them."""
+"""Every kind with increasing strength. The unchanged crop is not listed: it is the clean result beside these."""

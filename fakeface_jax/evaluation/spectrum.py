@@ -1,9 +1,9 @@
-"""The baseline that learns no features: the power spectrum of the grey crop, and logistic regression on it.
+"""The baseline without learned features: the power spectrum of the grey crop, and logistic regression on it.
 
 Up-sampling, blending and file histories leave traces in the spectrum (Durall et al., "Unmasking DeepFakes with simple
-Features", 2019). What a detector claims has to beat this, per source and across sources; where it does not, it may have
-learnt no more than how the pictures of a source were scaled and compressed. Crops are stored after one common
-encoding, so that the file format itself gives nothing away.
+Features", 2019). A detector has to beat this baseline, per source and across sources; otherwise it may have learnt
+only how the pictures of a source were scaled and compressed. Crops are stored after one common encoding, so that the
+file format itself gives nothing away.
 
 Example:
     >>> parts = {split: read_spectra(dataset, split) for split in ("train", "validation", "calibration", "test")}
@@ -41,10 +41,10 @@ from fakeface_jax.evaluation.calibration import (
 from fakeface_jax.evaluation.predictions import Predictions
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Values of C, the inverse of the regularisation, that validation chooses from."""
+"""Values of C, the inverse of the regularisation, among which validation chooses."""
 
 _FLOOR = 1.0
-"""Added to the power, in squared grey levels: a flat crop has a finite spectrum, and any other does not notice."""
+"""Added to the power, in squared grey levels, so that a uniform crop has a finite spectrum; negligible for others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +52,7 @@ class Spectra:
     """Spectra of labelled faces.
 
     Attributes:
-        faces: what is known of them, logits 0.
+        faces: facts about the faces, with logits of 0.
         values: one spectrum per face, in the same order.
     """
 
@@ -60,18 +60,18 @@ class Spectra:
     values: Float32[np.ndarray, "n bins"]
 
     def select(self, mask: Bool[np.ndarray, " n"]) -> Spectra:
-        """The rows where the mask is true."""
+        """Returns the rows where the mask is true."""
         return Spectra(faces=self.faces.select(mask), values=self.values[mask])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SpectrumBaseline:
-    """A fitted baseline, calibrated and with thresholds as a bundle is.
+    """A fitted baseline, with calibration and thresholds like a bundle.
 
     Attributes:
         strength: C of the logistic regression.
-        left_out: sources, or `source/method`, that it has not seen.
-        calibration: of its logits.
+        left_out: sources, or `source/method`, that it was not trained on.
+        calibration: calibration of its logits.
         bands: verdict bands at the rates of `choose_bands`.
         regression: the scikit-learn pipeline.
     """
@@ -83,27 +83,27 @@ class SpectrumBaseline:
     regression: Any
 
     def predict(self, spectra: Spectra) -> Predictions:
-        """The faces with the baseline's raw logits."""
+        """Returns the faces with the baseline's raw logits."""
         return dataclasses.replace(spectra.faces, logits=_logits(self.regression, spectra))
 
 
 def spectrum(crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n bins"]:
-    """The azimuthal average of the log power spectrum of each grey crop, under a Hann window, without its mean.
+    """Returns the azimuthal average of the log power spectrum of each grey crop, under a Hann window, without its mean.
 
     Args:
-        crops: RGB, 0 to 255, any size.
+        crops: RGB, 0 to 255, of any size.
 
     Returns:
         Natural logarithm of the power in rings of frequency 1, 2, ... s // 2 cycles per crop.
     """
     grey = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops]).astype(np.float32)
     size = grey.shape[1]
-    # A crop does not repeat: without a window its edges would fill the axes of the spectrum.
+    # A crop is not periodic: without a window its edges would fill the axes of the spectrum.
     window = np.hanning(size + 2)[1:-1].astype(np.float32)
     grey -= grey.mean(axis=(1, 2), keepdims=True)
     transformed = scipy.fft.rfft2(grey * (window[:, None] * window))
     power = np.log(transformed.real**2 + transformed.imag**2 + np.float32(_FLOOR))
-    # A sparse matrix stands first in a product that stays dense.
+    # The sparse matrix comes first, because the product is dense then.
     return np.ascontiguousarray((_rings(size) @ power.reshape(len(crops), -1).T).T)
 
 
@@ -114,16 +114,16 @@ def read_spectra(
     keep: Bool[np.ndarray, " n"] | None = None,
     transform: Transform | None = None,
 ) -> Spectra:
-    """Spectra of a split's crops; 0.2 to 0.4 ms per crop of 150 pixels on one core, and as much to decode it.
+    """Computes the spectra of a split's crops; takes 0.2 to 0.4 ms per crop of 150 pixels on one core, plus decoding.
 
     Args:
         dataset: prepared crops of any size.
-        split: which part of it.
-        keep: which samples, of the split's length; all by default.
-        transform: done to every batch of crops first.
+        split: split of the data set.
+        keep: mask of the samples, as long as the split; all by default.
+        transform: applied to every batch of crops first.
 
     Raises:
-        DataError: no such split.
+        DataError: the split does not exist.
     """
     faces = labelled_faces(dataset, split)
     values = map_crops(spectrum, dataset, split, keep=keep, transform=transform)
@@ -136,10 +136,10 @@ def fit_baseline(
     """Fits the regression on `train`, chooses C by log loss on `validation`, and thresholds on `calibration`.
 
     Args:
-        train: every face counts once.
-        validation: chooses nothing but C.
-        calibration: for probabilities and verdict bands, as a trained model gets them.
-        leave_out: `source` or `source/method`, dropped from all three.
+        train: training faces, all with the same weight.
+        validation: used only to choose C.
+        calibration: used for probabilities and verdict bands, as for a trained model.
+        leave_out: `source` or `source/method` to remove from all three.
 
     Raises:
         DataError: one of the three has faces of one class only.
@@ -149,12 +149,12 @@ def fit_baseline(
         kept = part.select(~named(part.faces, leave_out))
         if len(np.unique(kept.faces.labels)) < 2:
             without = f" without {', '.join(leave_out)}" if leave_out else ""
-            raise DataError(f"{name}{without}: has not both classes, which a baseline needs; leave out less")
+            raise DataError(f"{name}{without}: lacks one of the two classes, which a baseline needs; leave out less")
         parts[name] = kept
     train, validation, calibration = parts.values()
 
     def fitted(strength: float) -> Any:
-        # Newton's method: neighbouring rings are so alike that quasi-Newton needs thousands of steps.
+        # Newton's method: neighbouring rings are so similar that quasi-Newton needs thousands of steps.
         regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, solver="newton-cholesky"))
         return regression.fit(train.values.astype(np.float64), train.faces.labels)
 
@@ -182,11 +182,11 @@ def _logits(regression: Any, spectra: Spectra) -> Float64[np.ndarray, " n"]:
 
 @functools.cache
 def _rings(size: int) -> Any:
-    """Sparse float32 [size // 2, size * (size // 2 + 1)]: the mean over each ring of a half spectrum."""
+    """Returns a sparse float32 [size // 2, size * (size // 2 + 1)]: the mean over each ring of a half spectrum."""
     rows = scipy.fft.fftfreq(size, 1 / size)[:, None]
     columns = scipy.fft.rfftfreq(size, 1 / size)[None, :]
     radius = np.rint(np.hypot(rows, columns)).astype(np.int64).ravel()
-    # The other half mirrors this one, except its first column, and its last where the size is even.
+    # The other half mirrors this one, except for its first column and, if the size is even, its last.
     alone = (columns == 0) | (columns * 2 == size)
     weights = np.broadcast_to(np.where(alone, 1.0, 2.0), (size, columns.size)).ravel()
     inside = np.flatnonzero((radius >= 1) & (radius <= size // 2))

@@ -1,4 +1,4 @@
-"""What a protocol found, as rows of estimates: a table for people, JSON for programs.
+"""The results of a protocol as rows of estimates: a table for people, JSON for programs.
 
 Example:
     >>> print(robustness(scorers, clean, "test").only(source="all sources").table())
@@ -22,9 +22,9 @@ class Row:
     """One row of a protocol's table.
 
     Attributes:
-        names: what the row is about, by column: source, model, degradation, ...
-        counts: `reals`, `fakes` and `groups`, which the estimates rest on.
-        estimates: by their keys; one that is missing is unknown.
+        names: the subject of the row, by column: source, model, degradation, ...
+        counts: `reals`, `fakes` and `groups` behind the estimates.
+        estimates: estimates by their keys; a missing one is unknown.
     """
 
     names: Mapping[str, str]
@@ -33,20 +33,20 @@ class Row:
 
     @classmethod
     def of(cls, names: Mapping[str, str], scored: Scored, draws: Draws) -> Row:
-        """The row of some faces that a model scored."""
+        """Makes the row of some faces that a model scored."""
         return cls(names=names, counts=counts(scored), estimates=estimates(scored, draws))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProtocolResult:
-    """What a protocol found.
+    """The results of a protocol.
 
     Attributes:
         protocol: its name on the command line.
-        title: heading.
-        caption: what was done, in sentences.
-        columns: estimates that are shown, key to heading; a key that ends in `_change` is a difference.
-        rows: in the order of the table.
+        title: heading of the table.
+        caption: description of the procedure, in sentences.
+        columns: shown estimates, key to heading; a key that ends in `_change` is a difference.
+        rows: the rows, in the order of the table.
     """
 
     protocol: str
@@ -56,12 +56,12 @@ class ProtocolResult:
     rows: tuple[Row, ...]
 
     def only(self, **names: str) -> ProtocolResult:
-        """The same with the rows of these names alone."""
+        """Returns the same result with only the rows that have these names."""
         kept = [row for row in self.rows if all(row.names.get(key) == value for key, value in names.items())]
         return dataclasses.replace(self, rows=tuple(kept))
 
     def table(self) -> str:
-        """The rows as a Markdown table, `value [low, high]`; a dash where these faces cannot tell; empty without."""
+        """Returns the rows as a Markdown table, `value [low, high]` or a dash; empty text if there are none."""
         if not self.rows:
             return ""
         header = [*self.rows[0].names, *self.rows[0].counts, *self.columns.values()]
@@ -72,7 +72,7 @@ class ProtocolResult:
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, without NaN; estimates are rounded to 6 decimals, so that machines agree on the text."""
+        """Returns JSON-able values without NaN; estimates are rounded to 6 decimals, so that machines agree on it."""
         rows = []
         for row in self.rows:
             shown = {key: row.estimates.get(key, UNKNOWN) for key in self.columns}
@@ -91,7 +91,7 @@ class ProtocolResult:
 
 
 def counts(scored: Scored) -> dict[str, int]:
-    """How many reals, fakes and independent groups."""
+    """Counts reals, fakes and independent groups."""
     faces = scored.predictions
     return {
         "reals": int((faces.labels == Label.REAL).sum()),

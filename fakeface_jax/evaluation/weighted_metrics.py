@@ -1,6 +1,6 @@
-"""Every metric of a binary detector, for many weightings of the same faces at once.
+"""Computes every metric of a binary detector for many weightings of the same faces at once.
 
-A bootstrap resample is a vector of weights, and a thousand of them take about as long here as one call per metric of
+A bootstrap resample is a vector of weights. A thousand resamples take about as long here as one call per metric of
 scikit-learn, which is the reference in the tests.
 
 Example:
@@ -33,36 +33,36 @@ METRICS = {
     "tpr_at_fpr_1": "TPR at 1 % FPR",
     "tpr_at_fpr_5": "TPR at 5 % FPR",
 }
-"""Every metric's key and its name in tables. Fake is the positive class."""
+"""Key of every metric and its name in tables. Fake is the positive class."""
 
 BINS = 15
-"""Equal-width bins of the expected calibration error (Guo et al., 2017)."""
+"""Number of equal-width bins of the expected calibration error (Guo et al., 2017)."""
 
 THRESHOLD = 0.5
-"""P(fake) from which accuracy, precision, recall, F1 and the confusion matrix count a face as called fake."""
+"""P(fake) from which on accuracy, precision, recall, F1 and the confusion matrix count a face as called fake."""
 
 
 def weighted_metrics(
     labels: Integer[np.ndarray, " n"], p_fake: Float[np.ndarray, " n"], weights: Float[np.ndarray, "b n"]
 ) -> dict[str, Float[np.ndarray, " b"]]:
-    """Every metric of `METRICS` under each of several weightings of the faces; NaN where undefined.
+    """Computes every metric of `METRICS` under each of several weightings of the faces; NaN if undefined.
 
     AUC is the trapezoid under the ROC (ties count half), AP the step-wise sum of precision over recall, EER the point
     of the linearly interpolated ROC where both error rates are equal, and TPR at an FPR the best of a threshold whose
-    FPR does not exceed it, without interpolation. Where a class is missing, only accuracy, log loss, Brier and ECE are
-    defined, and recall where it is the reals. Precision needs a face called fake.
+    FPR does not exceed it, without interpolation. If a class is missing, only accuracy, log loss, Brier and ECE are
+    defined, and recall if the missing class is the reals. Precision needs at least one face called fake.
 
     Args:
-        labels: 0 real, 1 fake.
-        p_fake: in [0, 1].
-        weights: not negative; a row is one weighting.
+        labels: 0 for real, 1 for fake.
+        p_fake: probabilities in [0, 1].
+        weights: non-negative; a row is one weighting.
     """
     scored = ScoredFaces(labels, p_fake, logit(np.clip(p_fake, *_inside(p_fake))), None)
     return scored.metrics(weights, np.arange(len(labels)))
 
 
 def point_metrics(labels: Integer[np.ndarray, " n"], p_fake: Float[np.ndarray, " n"]) -> dict[str, float | None]:
-    """Every metric of `METRICS`, None where undefined; see `weighted_metrics` for definitions and arguments."""
+    """Computes every metric of `METRICS`, None if undefined; see `weighted_metrics` for definitions and arguments."""
     values = weighted_metrics(labels, p_fake, np.ones((1, len(labels))))
     return {name: _value(float(value[0])) for name, value in values.items()}
 
@@ -74,13 +74,13 @@ def ece_by_chance(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """ECE of scores that are right: each face is fake with exactly its P(fake), and independent of the others.
+    """Simulates the ECE of correct scores: each face is fake with exactly its P(fake), independently of the others.
 
     Args:
-        p_fake: in [0, 1].
-        weights: not negative, how often each face counts; by default once.
-        draws: of labels.
-        seed: of them.
+        p_fake: probabilities in [0, 1].
+        weights: non-negative weight of each face; 1 by default.
+        draws: number of draws of the labels.
+        seed: seed of the draws.
 
     Returns:
         Mean and 95th percentile over the draws.
@@ -101,12 +101,12 @@ def ece_by_chance(
 
 
 def bin_index(p_fake: Float[np.ndarray, " n"], bins: int = BINS) -> Integer[np.ndarray, " n"]:
-    """Which of `bins` equal-width bins of [0, 1] each score is in; 1 is in the last."""
+    """Returns the bin of each score, of `bins` equal-width bins of [0, 1]; 1 belongs to the last."""
     return np.minimum((p_fake * bins).astype(np.int64), bins - 1)
 
 
 def verdict_masks(p_fake: Float[np.ndarray, " n"], bands: VerdictBands) -> dict[Verdict, Bool[np.ndarray, " n"]]:
-    """Which scores get which verdict, as `VerdictBands.decide` says, for all of them at once."""
+    """Returns the mask of the scores for each verdict, as `VerdictBands.decide` does, for all of them at once."""
     fake = p_fake >= bands.fake_from
     real = (p_fake < bands.real_below) & ~fake
     return {Verdict.REAL: real, Verdict.INCONCLUSIVE: ~real & ~fake, Verdict.FAKE: fake}
@@ -142,14 +142,14 @@ class ScoredFaces:
         columns |= {f"bin {index}": np.where(bins == index, gap, 0.0) for index in range(BINS)}
         self.names = list(columns)
         self.table = np.stack([np.asarray(column, np.float64) for column in columns.values()], axis=1)
-        # Ranked by logit, because probabilities near 1 run together in the last digits.
+        # Ranked by logit, because probabilities near 1 are equal in the last digits.
         self.order = np.argsort(-logits, kind="stable")
         ranked = logits[self.order]
-        # Equal scores cannot be told apart by a threshold: only the last of a run is a point of the ROC.
+        # A threshold cannot separate equal scores: only the last of a run is a point of the ROC.
         self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
 
     def classes(self) -> list[tuple[Label, Verdict, Bool[np.ndarray, " n"]]]:
-        """Each class with each verdict, and the faces that are both."""
+        """Lists each class with each verdict, and the mask of the faces with both."""
         return [
             (label, verdict, mask & (self.fake == bool(label)))
             for label in Label
@@ -159,7 +159,7 @@ class ScoredFaces:
     def metrics(
         self, group_weights: Float[np.ndarray, "b g"], groups: Integer[np.ndarray, " n"]
     ) -> dict[str, Float[np.ndarray, " b"]]:
-        """Metrics, and shares of verdicts under `class verdict`, when each group counts that often; NaN: undefined."""
+        """Computes metrics, and shares of verdicts as `class verdict`, for weights of the groups; NaN if undefined."""
         per_group = np.zeros((group_weights.shape[1], len(self.names)))
         np.add.at(per_group, groups, self.table)
         sums = dict(zip(self.names, (group_weights @ per_group).T, strict=True))
@@ -186,10 +186,10 @@ class ScoredFaces:
         return {name: found[name] for name in METRICS} | shares
 
     def _ranking(self, weights: Float[np.ndarray, "b n"]) -> dict[str, Float[np.ndarray, " b"]]:
-        """Metrics of the order alone, from weights in descending order of score."""
+        """Computes the metrics of the order alone, from weights in descending order of score."""
 
         def counts(part: np.ndarray) -> np.ndarray:
-            # Starts with the threshold above all scores, where nothing is called fake.
+            # Starts with the threshold above all scores, where no face is called fake.
             return np.pad(np.cumsum(part, axis=1)[:, self.ends], ((0, 0), (1, 0)))
 
         tp = counts(weights * self.fake[self.order])
@@ -200,13 +200,13 @@ class ScoredFaces:
         precision = tp[:, 1:] / (tp[:, 1:] + fp[:, 1:])
         defined = np.where((fakes > 0) & (reals > 0), 1.0, np.nan)
         row = np.arange(len(weights))
-        # The first point where FPR >= FNR, and the one before it, enclose the crossing.
+        # The crossing is between the first point with FPR >= FNR and the one before it.
         lead = fpr - (1.0 - tpr)
         after = np.maximum(np.argmax(lead >= 0, axis=1), 1)
         step = -lead[row, after - 1] / (lead[row, after] - lead[row, after - 1])
         found = {
             "auc": (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2.0,
-            # Before the first face that weighs anything, precision is 0 / 0 and nothing is gained.
+            # Before the first face with a positive weight, precision is 0 / 0 and nothing is gained.
             "ap": np.where(gained > 0, precision * gained, 0.0).sum(axis=1),
             "eer": fpr[row, after - 1] + step * (fpr[row, after] - fpr[row, after - 1]),
         }
@@ -217,7 +217,7 @@ class ScoredFaces:
 
 
 def _inside(p_fake: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """The range of probabilities with a finite logit, as scikit-learn's log loss clips it."""
+    """Returns the range of probabilities with a finite logit, as scikit-learn's log loss clips it."""
     smallest = float(np.finfo(p_fake.dtype).eps)
     return smallest, 1.0 - smallest
 

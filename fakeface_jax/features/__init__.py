@@ -1,1 +1,1 @@
-"""Features of frozen networks: views of faces, the backbone that reads them, and the cache they are kept in."""
+"""Features of frozen networks: views of faces, the backbone that reads them, and the cache that keeps the features."""

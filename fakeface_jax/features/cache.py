@@ -1,7 +1,7 @@
-"""Features of many views of many faces, kept on disk: shards of safetensors with a Parquet table each.
+"""A cache on disk for features of many views of many faces: shards of safetensors with a Parquet table each.
 
-A row is one view of one face. Its key is the picture's sha256, the view, and the kind of aligned fake where the face
-was altered first; what is there is never computed again, however often the extraction is interrupted.
+A row is one view of one face. Its key is the picture's SHA-256, the view, and the kind of aligned fake if the face was
+altered first. Cached rows are never computed again, however often the extraction is interrupted.
 
 Example:
     >>> cache = FeatureCache("runs/features/f11bbe26e025912b")
@@ -37,14 +37,14 @@ COLUMNS = (
     "bytes_per_pixel",
     "sharpness",
 )
-"""Columns of the table; `side` to `sharpness` are those of the view, as `fakeface_jax.features.views` has them."""
+"""Columns of the table; `side` to `sharpness` describe the view, see `fakeface_jax.features.views`."""
 
 
 class FeatureCache:
     """A directory of shards.
 
     Args:
-        directory: made where it is missing; one for each backbone.
+        directory: directory of one backbone's features; created if it is missing.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -52,7 +52,7 @@ class FeatureCache:
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def keys(self) -> set[tuple[str, str, str]]:
-        """sha256, view and kind of aligned fake of every row that is there."""
+        """Returns the SHA-256, view and kind of aligned fake of every cached row."""
         found: set[tuple[str, str, str]] = set()
         for path in self._shards():
             table = _read_table(path, ["sha256", "view", "aligned"])
@@ -60,14 +60,14 @@ class FeatureCache:
         return found
 
     def append(self, rows: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> None:
-        """Adds one shard, complete or not at all.
+        """Adds one shard, completely or not at all.
 
         Args:
-            rows: with `COLUMNS`.
-            arrays: name to array with one entry a row, such as `features` [n, taps, 3, width].
+            rows: rows of the table, with `COLUMNS`.
+            arrays: name to array with one entry per row, such as `features` [n, taps, 3, width].
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the shard cannot be written.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -79,14 +79,16 @@ class FeatureCache:
             temporary = stem.with_suffix(".tmp")
             save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, temporary)
             temporary.replace(stem.with_suffix(".safetensors"))
-            # The table comes last: a shard is there once its table is.
+            # The table is written last: a shard counts once its table exists.
             pq.write_table(pa.Table.from_pylist(rows), temporary)
             temporary.replace(stem.with_suffix(".parquet"))
         except OSError as error:
-            raise DataError(f"{stem}: cannot be written: {error.strerror or error}; check the disk") from error
+            raise DataError(
+                f"{stem}: cannot be written: {error.strerror or error}; check permissions and free space"
+            ) from error
 
     def load(self, names: tuple[str, ...] = ("features",)) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """All rows: columns as arrays, and the named arrays.
+        """Loads all rows: the columns as arrays, and the named arrays.
 
         Raises:
             DataError: the cache is empty.
@@ -95,7 +97,7 @@ class FeatureCache:
 
         shards = self._shards()
         if not shards:
-            raise DataError(f"{self.directory}: holds no features; run fakeface features first")
+            raise DataError(f"{self.directory}: contains no features; run fakeface features first")
         tables = [_read_table(path, None) for path in shards]
         loaded = [load_file(path.with_suffix(".safetensors")) for path in shards]
         columns = {name: np.concatenate([np.asarray(table[name]) for table in tables]) for name in tables[0]}

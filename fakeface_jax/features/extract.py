@@ -1,4 +1,4 @@
-"""From a manifest to cached features: every picture decoded once, its face found, its views rendered and read.
+"""Computes the features of a manifest's faces: decodes every picture once, finds its face, renders and reads its views.
 
 Example:
     >>> extract_features(load_manifest("manifest.parquet"), extractor, cache, views=("web", "drawn-0"), most=450)
@@ -26,7 +26,7 @@ from fakeface_jax.images import decode_image
 from fakeface_jax.labels import Label
 
 SHARD = 256
-"""Rows that are written together: what an interruption loses at most."""
+"""Rows that are written together; an interruption loses at most this many."""
 
 _TOGETHER = 32
 """Views that the networks read in one go, so few that the next ones are decoded meanwhile."""
@@ -44,20 +44,20 @@ def extract_features(
     aligned: tuple[str, Maker] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Fills the cache with what it lacks, and returns how many rows were added.
+    """Fills the cache with the rows that are missing, and returns how many were added.
 
     Args:
         manifest: the pictures.
-        extractor: reads the views.
-        cache: filled; one for each backbone.
-        detector: finds the face; the largest one counts.
-        views: of `fakeface_jax.features.views`.
-        splits: of the manifest.
-        most: pictures of a source and class at most, by the order of their checksums: a larger number adds to a
-            smaller one.
-        aligned: name and maker of a kind of `fakeface_jax.features.aligned`; where given, it is real faces that are
-            altered so, and kept as fakes.
-        progress: called with (rows done, rows in all).
+        extractor: computes the features of the views.
+        cache: the cache to fill; one for each backbone.
+        detector: finds the faces; the largest face of a picture is used.
+        views: names of `fakeface_jax.features.views`.
+        splits: splits of the manifest to read.
+        most: largest number of pictures per source and class, chosen by the order of their checksums, so that a larger
+            number extends a smaller one.
+        aligned: name and function of a kind of `fakeface_jax.features.aligned`; if given, real faces are altered with
+            it and stored as fakes.
+        progress: called with (rows done, all rows).
     """
     rows = choose_rows(manifest, splits=splits, most=most)
     there = cache.keys()
@@ -106,7 +106,7 @@ def extract_features(
 
 
 def choose_rows(manifest: Manifest, *, splits: Sequence[str], most: int | None) -> list[Row]:
-    """Rows in the order of a checksum, so that any beginning of the list holds all sources alike."""
+    """Sorts rows by a checksum, so that any prefix of the list contains all sources in proportion."""
     rows = [row for row in manifest.used() if row.split in splits]
     rows.sort(key=lambda row: hashlib.sha256(row.facts.sha256.encode()).hexdigest())
     taken: collections.Counter[tuple[str, Label]] = collections.Counter()
@@ -122,7 +122,7 @@ def choose_rows(manifest: Manifest, *, splits: Sequence[str], most: int | None) 
 def _ahead(
     pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Sequence[Any], ahead: int = 64
 ) -> Iterator[Any]:
-    """Results in order, some of them computed before they are asked for."""
+    """Yields results in order and computes some of them in advance."""
     queue: collections.deque[Any] = collections.deque()
     for item in items:
         queue.append(pool.submit(work, item))

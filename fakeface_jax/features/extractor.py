@@ -1,4 +1,4 @@
-"""Computes the features that the cache is filled with: two frozen networks, run by OpenVINO on a CPU.
+"""Computes the features for the cache: two frozen networks, run by OpenVINO on a CPU.
 
 Example:
     >>> extractor = FeatureExtractor.default()
@@ -26,30 +26,30 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.openvino_runtime import CPU_SETTINGS, import_openvino, openvino_core
 
 BACKBONE = "clip-vit-base-patch16"
-"""The one that the detector stands on."""
+"""The backbone that the detector uses."""
 
 DETAIL = "lite0"
-"""The small network beside it, a bundle that ships."""
+"""The small network that the detector uses beside the backbone, a bundled model."""
 
 TAPS = (2, 3, 4, 5, 6, 7, 8)
-"""Blocks whose features are cached: heads choose among them."""
+"""Blocks whose features are cached; heads choose among them."""
 
 
 class FeatureExtractor:
     """The frozen networks, compiled for this machine's CPU.
 
     Attributes:
-        id: follows from the networks' weights and the taps; the name of the cache.
+        id: name of the cache; follows from the networks' weights and the taps.
         size: side of the crops in pixels.
-        taps: the blocks of the backbone, counted from 0, after which features are taken.
+        taps: blocks of the backbone, counted from 0, whose output is used as features.
 
     Args:
-        backbone: of the features.
-        detail: a bundle of the small network; what its last layer gets is kept.
-        taps: see above.
+        backbone: the backbone that computes the features.
+        detail: bundle of the small network; the input of its last layer is kept.
+        taps: blocks of the backbone, as in the attribute.
 
     Raises:
-        ConfigError: the small network is none that OpenVINO runs, or takes crops of another size.
+        ConfigError: OpenVINO cannot run the small network, or it takes crops of another size.
     """
 
     def __init__(self, backbone: Backbone, detail: Bundle, *, taps: Sequence[int]) -> None:
@@ -57,7 +57,9 @@ class FeatureExtractor:
         self.size, self.taps = int(backbone.settings["size"]), tuple(taps)
         layers = inference_layers(detail.spec.model, detail.weights)
         if layers is None or detail.spec.crop.size != self.size:
-            raise ConfigError(f"{detail.path}: its features cannot be cached beside those of {backbone.name}")
+            raise ConfigError(
+                f"{detail.path}: OpenVINO must run it, with the crop size of {backbone.name}; name another"
+            )
         streams = os.cpu_count() or 1
         settings = {**CPU_SETTINGS, "NUM_STREAMS": streams}
         pixels = detail.spec.normalization
@@ -69,11 +71,11 @@ class FeatureExtractor:
 
     @classmethod
     def default(cls) -> FeatureExtractor:
-        """CLIP's tower (make backbone) and lite0, at all depths that are cached. Raises `BundleError` without it."""
+        """Creates the extractor of CLIP (`make backbone`) and lite0, at all depths. Raises `BundleError`."""
         return cls(load_backbone(BACKBONE), load_bundle(DETAIL), taps=TAPS)
 
     def __call__(self, crops: UInt8[np.ndarray, "n s s 3"]) -> dict[str, np.ndarray]:
-        """Arrays of crops, in order, in half precision: `features` [n, taps, 3, width] and `detail` [n, channels]."""
+        """Computes arrays in half precision, in order: `features` [n, taps, 3, width] and `detail` [n, channels]."""
         return {name: self._run(queue, crops) for name, queue in self._queues.items()}
 
     def _run(self, queue: Any, crops: UInt8[np.ndarray, "n s s 3"]) -> np.ndarray:

@@ -34,7 +34,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if not self.taps or not self.statistics or self.components < 1 or self.steps < 1 or self.penalty <= 0:
-            raise ConfigError("a head needs taps, statistics, components, steps and a positive penalty")
+            raise ConfigError("a head needs at least one tap, statistic, component and step, and a positive penalty")
         if list(self.taps) != sorted(set(self.taps)) or list(self.statistics) != sorted(set(self.statistics)):
             raise ConfigError("taps and statistics of a head are given once each, in ascending order")
         if not self.fitted_views:

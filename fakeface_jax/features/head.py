@@ -31,11 +31,11 @@ from fakeface_jax.labels import Label
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Head:
-    """A fitted head on principal components.
+    """A fitted head on principal components: a linear function.
 
     Attributes:
-        weights: of the components.
-        bias: added.
+        weights: one weight per component.
+        bias: added to the weighted sum.
     """
 
     weights: Float32[np.ndarray, " c"]
@@ -43,10 +43,10 @@ class Head:
 
 
 class Design:
-    """The matrix that heads are fitted on: standardised, rotated, cut.
+    """The matrix on which heads are fitted: standardised features, rotated to their first principal components.
 
     Attributes:
-        components: [n, c], of mean square 1 / c.
+        components: [n, c], with mean square 1 / c.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Design:
 
     @classmethod
     def of(cls, table: FeatureTable, config: HeadConfig) -> Design:
-        """Prepares a table. The rotation is that of all its rows, whose labels it does not look at."""
+        """Prepares a table. The rotation is computed from all its rows, without their labels."""
         x = np.asarray(table.features[:, list(config.taps)][:, :, list(config.statistics)], np.float32)
         x = x.reshape(len(x), -1)
         mean, std = x.mean(axis=0), x.std(axis=0) + 1e-4
         x = (x - mean) / std
         kept = min(config.components, *x.shape)
-        # So many rows are enough for the directions that matter.
+        # This many rows suffice for the main directions.
         sample = x[np.random.default_rng(0).permutation(len(x))[: max(3000, kept)]]
         if len(sample) < x.shape[1]:
             values, vectors = np.linalg.eigh(sample @ sample.T)
@@ -82,14 +82,14 @@ class Design:
         return cls(components, table.labels, (rotation / std[:, None]).astype(np.float32), mean, config)
 
     def fit(self, weights: Float[np.ndarray, "k n"]) -> list[Head]:
-        """Fits a head for each line of weights, all at once; rows of weight 0 are not seen.
+        """Fits a head for each row of weights, all at once; faces of weight 0 are ignored.
 
         Raises:
-            DataError: a head would see one class only.
+            DataError: a head has faces of one class only.
         """
         fakes = self._labels == Label.FAKE
         if not weights[:, fakes].any(axis=1).all() or not weights[:, ~fakes].any(axis=1).all():
-            raise DataError("a head needs rows of both classes")
+            raise DataError("a head needs faces of both classes; add a source with the missing class")
         heads = []
         for start in range(0, len(weights), _TOGETHER):
             part = weights[start : start + _TOGETHER]
@@ -99,11 +99,11 @@ class Design:
         return heads
 
     def scores(self, head: Head) -> Float32[np.ndarray, " n"]:
-        """Logits of the table's rows."""
+        """Returns the logits of the table's rows."""
         return (self.components @ head.weights + head.bias).astype(np.float32)
 
     def folded(self, head: Head) -> tuple[Float32[np.ndarray, "f 1"], Float32[np.ndarray, " 1"]]:
-        """Kernel and bias on the plain features: those of `FeatureProbe`'s classifier."""
+        """Returns kernel and bias for the plain features, as in the classifier of `FeatureProbe`."""
         kernel = self._rotation.astype(np.float64) @ head.weights.astype(np.float64)
         bias = head.bias - float(self._mean.astype(np.float64) @ kernel)
         return kernel[:, None].astype(np.float32), np.array([bias], np.float32)
@@ -112,7 +112,7 @@ class Design:
 _MOMENTUM = 0.95
 
 _TOGETHER = 64
-"""Heads that are fitted at once: products of matrices instead of a matrix with a vector each."""
+"""Heads that are fitted at once, so that matrices are multiplied by matrices instead of vectors."""
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -126,7 +126,7 @@ def _fit(x: jax.Array, y: jax.Array, weights: jax.Array, penalty: Any, steps: in
     def bent(direction: jax.Array) -> jax.Array:
         return 0.25 * (weights * (x @ direction)) @ x
 
-    # The steepest curvature, by power iteration; that of the bias is at most a quarter.
+    # The largest curvature, by power iteration; the curvature of the bias is at most a quarter.
     def powered(_: Any, direction: jax.Array) -> jax.Array:
         direction = bent(direction)
         return direction / jnp.linalg.norm(direction)

@@ -1,8 +1,8 @@
-"""Aligned fakes of our own: a real face through an autoencoder, which leaves all but the decoder's traces as it was.
+"""Makes aligned fakes by passing a real face through an autoencoder, which adds only the decoder's traces.
 
 `TinyAutoencoder` is TAEF2 (madebyollin/taesd, MIT), the tiny autoencoder of FLUX.2's latents: 3 x 3 convolutions, ReLU,
 nearest up-sampling, and a group-normalised 1 x 1 path in the blocks at the lowest resolution; 32 channels at an eighth
-of the size. Training on reals and their reconstructions is AlignedForensics' idea (Rajan et al., 2025, arXiv
+of the size. Training on real faces and their reconstructions follows AlignedForensics (Rajan et al., 2025, arXiv
 2410.11835).
 
 Example:
@@ -31,13 +31,13 @@ _UP_DECODER, _BLOCKS_DECODER = (7, 12, 17), (3, 4, 5, 8, 9, 10, 13, 14, 15, 18)
 
 
 class TinyAutoencoder:
-    """TAEF2, from its weights in PyTorch's names.
+    """The autoencoder TAEF2, loaded from weights with PyTorch's names.
 
     Args:
-        path: `taef2.safetensors`.
+        path: path of `taef2.safetensors`.
 
     Raises:
-        DataError: the file is missing, or holds other weights.
+        DataError: the file is missing, or contains other weights.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -49,12 +49,12 @@ class TinyAutoencoder:
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: cannot be read as TAEF2's weights: {error}; check the path") from error
         if {"encoder.14.weight", "decoder.19.weight"} - weights.keys():
-            raise DataError(f"{path}: holds other weights than TAEF2's; name taef2.safetensors")
+            raise DataError(f"{path}: does not contain TAEF2's weights; name taef2.safetensors")
         self._weights = weights
         self._run = jax.jit(_round_trip)
 
     def reconstruct(self, square: UInt8[np.ndarray, "d d 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        """A face encoded and decoded, at 192 pixels: the size up to which views keep detail."""
+        """Encodes and decodes a face at 192 pixels, the size up to which views keep detail."""
         if len(square) != _SIDE:
             shrinks = len(square) > _SIDE
             square = cv2.resize(square, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""Cached features with what is known of each row, ready to be fitted and scored.
+"""Cached features together with the facts about each row, ready to be fitted and scored.
 
 Example:
     >>> table = FeatureTable.load("runs/features/1f0c2a9d5b7e4c33")
@@ -20,18 +20,18 @@ from fakeface_jax.labels import Label, parse_label
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureTable:
-    """Rows of a cache: one view of one face each.
+    """Rows of a cache; each is one view of one face.
 
     Attributes:
-        features: of the backbone, [n, taps, statistics, width].
-        detail: what the fine-detail expert's last pooling gives.
-        labels: 0 real, 1 fake.
-        sources: data set.
-        methods: how a fake was made; empty for reals.
-        groups: rows that must not be parted.
-        views: of `fakeface_jax.features.views`.
-        aligned: the kind of alteration where a row is an aligned fake made here; else empty.
-        pictures: sha256 of the picture.
+        features: features of the backbone, [n, taps, statistics, width].
+        detail: features of the small network: the result of its last pooling.
+        labels: 0 for real, 1 for fake.
+        sources: name of the data set.
+        methods: how a fake was made; empty for real faces.
+        groups: rows of one group must stay in the same split.
+        views: names of `fakeface_jax.features.views`.
+        aligned: kind of alteration if the row is an aligned fake; otherwise empty.
+        pictures: SHA-256 of the picture.
         ids: source and name of the picture; those of one clip end in _NUMBER.png.
     """
 
@@ -48,7 +48,7 @@ class FeatureTable:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> FeatureTable:
-        """Reads a cache. Raises `DataError` where it is empty."""
+        """Loads a cache. Raises `DataError` if it is empty."""
         columns, arrays = FeatureCache(directory).load(("features", "detail"))
         return cls(
             features=arrays["features"],
@@ -67,11 +67,11 @@ class FeatureTable:
         return len(self.labels)
 
     def select(self, rows: Bool[np.ndarray, " n"]) -> FeatureTable:
-        """The rows where the mask is true."""
+        """Returns the rows where the mask is true."""
         parts = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **parts)
 
     @property
     def fakes(self) -> Bool[np.ndarray, " n"]:
-        """Which rows are fakes."""
+        """Returns the mask of the fakes."""
         return self.labels == Label.FAKE

@@ -1,8 +1,8 @@
-"""Views: one face as a network may meet it, from the picture as it is to a small, heavily compressed copy.
+"""Views of a face as a network may meet it, from the picture as it is to a small, heavily compressed copy.
 
 A view starts from the square around a face at the resolution of its picture, is degraded with real encoders, and ends
-as the crop that a network takes. Both classes go through the same draws, so that what a file has been through says
-nothing about its label.
+as the crop that a network takes. Both classes get the same random draws, so that the history of a file tells nothing
+about its label.
 
 | view | square at most | encoding |
 | --- | --- | --- |
@@ -33,7 +33,7 @@ from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Box, CropSpec, crop_square
 
 TIERS = ("clean", "web", "hard")
-"""The views that results are given for."""
+"""The views for which results are reported."""
 
 _TIER = {"web": (192, 60), "hard": (128, 40)}
 _DRAWN = re.compile(r"drawn-(\d+)")
@@ -42,12 +42,12 @@ _SMALLEST, _LARGEST = 64, 192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """A rendered view, and what a look at its file alone would tell.
+    """A rendered view, and facts that its file alone would reveal.
 
     Attributes:
-        crop: what the network takes, uint8 RGB.
-        side: of the square, in pixels, before it was scaled to the network's size.
-        bytes_per_pixel: of the last encoding, or of one with JPEG 95 where the view has none.
+        crop: the crop that the network takes, uint8 RGB.
+        side: side of the square in pixels, before it was resized for the network.
+        bytes_per_pixel: size of the last encoding, or of a JPEG 95 encoding if the view has none.
     """
 
     crop: UInt8[np.ndarray, "s s 3"]
@@ -56,28 +56,28 @@ class View:
 
 
 def check_view(name: str) -> None:
-    """Raises `ConfigError` for a name that is not a view."""
+    """Raises `ConfigError` if a name is not a view."""
     if name not in TIERS and not _DRAWN.fullmatch(name):
-        raise ConfigError(f"{name!r} is not a view; the views are {', '.join(TIERS)} and drawn-0, drawn-1, ...")
+        raise ConfigError(f"{name!r} is not a view; use {', '.join(TIERS)}, drawn-0, drawn-1, ...")
 
 
 def face_square(image: UInt8[np.ndarray, "h w 3"], box: Box, margin: float = 1.3) -> UInt8[np.ndarray, "d d 3"]:
-    """The square that `crop_face` would scale, at the resolution of the picture; a copy."""
+    """Returns a copy of the square that `crop_face` would resize, at the resolution of the picture."""
     left, top, side = crop_square(image.shape[:2], box, CropSpec(margin=margin))
     return image[top : top + side, left : left + side].copy()
 
 
 def render_view(square: UInt8[np.ndarray, "d d 3"], name: str, *, seed: str, size: int) -> View:
-    """Degrades the square around a face as a view says.
+    """Degrades the square around a face as the named view says.
 
     Args:
-        square: from `face_square`, RGB.
-        name: one of `TIERS` or `drawn-N`.
-        seed: decides the draws together with the name: the same for a real face and an aligned fake of it.
+        square: RGB square from `face_square`.
+        name: one of `TIERS`, or `drawn-N`.
+        seed: decides the draws together with the name; the same for a real face and an aligned fake of it.
         size: side of the crop in pixels.
 
     Raises:
-        ConfigError: unknown view.
+        ConfigError: the view is unknown.
     """
     check_view(name)
     if name == "clean":
@@ -96,7 +96,7 @@ def render_view(square: UInt8[np.ndarray, "d d 3"], name: str, *, seed: str, siz
 
 
 def _drawn(square: UInt8[np.ndarray, "d d 3"], rng: np.random.Generator) -> tuple[np.ndarray, bytes]:
-    """The draws, always in the same number and order, so that two squares of one seed share them all."""
+    """Makes the draws, always in the same number and order, so that two squares with the same seed share them."""
     side = min(len(square), round(float(np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST))))))
     shrink = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)[rng.integers(3)]
     flip, blur, light, noise = rng.random(4) < (0.5, 0.2, 0.3, 0.15)
@@ -106,7 +106,8 @@ def _drawn(square: UInt8[np.ndarray, "d d 3"], rng: np.random.Generator) -> tupl
     webp, twice = rng.random(2) < (0.2, 0.3)
     if flip:
         square = np.ascontiguousarray(square[:, ::-1])
-    # A picture that is shrunk without averaging is smoothed first, as cameras and sites do; else it would alias.
+    # A picture that is shrunk without averaging is smoothed first, as cameras and websites do; otherwise it would
+    # alias.
     if shrink != cv2.INTER_AREA and len(square) > side:
         square = cv2.GaussianBlur(square, (0, 0), 0.5 * len(square) / side)
     small = cv2.resize(square, (side, side), interpolation=shrink) if side != len(square) else square
@@ -124,7 +125,7 @@ def _drawn(square: UInt8[np.ndarray, "d d 3"], rng: np.random.Generator) -> tupl
 
 
 def _scaled(square: UInt8[np.ndarray, "d d 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Scales as `crop_face` does: areas are averaged where it shrinks, bilinear where it grows."""
+    """Resizes as `crop_face` does: area averaging when it shrinks, bilinear interpolation when it grows."""
     if len(square) == side:
         return square
     interpolation = cv2.INTER_AREA if len(square) > side else cv2.INTER_LINEAR
@@ -138,5 +139,5 @@ def _encode(pixels: UInt8[np.ndarray, "h w 3"], kind: str, quality: int) -> byte
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert pixels is not None  # encoded just now
+    assert pixels is not None  # it was encoded just now
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

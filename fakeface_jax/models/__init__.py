@@ -1,7 +1,7 @@
-"""The networks, by name.
+"""The networks and the functions that create them by name.
 
-A network is a Flax NNX module that maps normalised float pixels [n, h, w, 3] to logits [n]; positive means fake. Called
-with a `key` it trains: it drops what it drops, and normalises by the batch where it has batch normalisation.
+A network is a Flax NNX module that maps normalised float pixels [n, h, w, 3] to logits [n]; positive means fake. Pass
+`key` for training mode, which turns on dropout and batch statistics.
 
 Example:
     >>> model = create_model({"name": "efficientnet_lite0", "size": 160}, nnx.Rngs(0))
@@ -31,7 +31,7 @@ from fakeface_jax.models.vit import VisionTransformer
 from fakeface_jax.network_config import members, pixel_scaling
 
 Model = ReportCNN | EfficientNetLite | VisionTransformer | FeatureProbe | Experts
-"""What `create_model` makes."""
+"""The type that `create_model` returns."""
 
 _MODELS: dict[str, Callable[..., Model]] = {
     "report": ReportCNN,
@@ -41,26 +41,26 @@ _MODELS: dict[str, Callable[..., Model]] = {
 }
 
 NAMES = (*_MODELS, "experts")
-"""What `create_model` knows."""
+"""Names that `create_model` accepts."""
 
 INPUTS = ("rgb", "residual")
-"""What a network can be given: the colours, or what a high-pass filter leaves of them."""
+"""Possible inputs of a network: the colours, or their residual after a high-pass filter."""
 
 _NO_SETTINGS_OF_A_NETWORK = ("input", "mean", "std")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network taken apart once, so that no step walks its Python objects.
+    """A network that was split once into functions and arrays, so that no training step traverses Python objects.
 
     Attributes:
-        config: what `create_model` made it from.
+        config: the configuration for `create_model`.
         apply: (params, stats, normalised pixels) -> logits, outside training.
         train: (params, stats, normalised pixels, key) -> (logits, new stats).
-        params: weights that training moves.
+        params: weights that training changes.
         stats: running statistics; empty for a network without any.
-        summary: its layers and parameters as a table.
-        stage_of: a parameter's path -> its stage, counted from the input.
+        summary: table of its layers and parameters.
+        stage_of: maps a parameter's path to its stage, counted from the input.
     """
 
     config: Mapping[str, Any]
@@ -73,51 +73,51 @@ class Network:
 
 
 def create_model(config: Mapping[str, Any], rngs: nnx.Rngs) -> Model:
-    """Makes a network with fresh weights.
+    """Creates a network with fresh weights.
 
     Args:
-        config: `name`, one of `NAMES`, and that network's settings. What is done to pixels before it is no matter of
-            the network itself: `input`, one of `INPUTS`, and `mean` and `std`, see `pixel_scaling`.
-        rngs: where the initial weights come from.
+        config: `name`, one of `NAMES`, and that network's settings. It may also describe the preparation of the pixels,
+            which the network itself ignores: `input`, one of `INPUTS`, and `mean` and `std`, see `pixel_scaling`.
+        rngs: random numbers for the initial weights.
 
     Raises:
-        ConfigError: unknown name or setting.
+        ConfigError: the name or a setting is unknown.
     """
     settings = dict(config)
     name = settings.pop("name", None)
     if name == "experts":
         return _create_experts(settings, rngs)
     if not isinstance(name, str) or name not in _MODELS:
-        raise ConfigError(f"unknown model {name!r}; known: {', '.join(NAMES)}")
+        raise ConfigError(f"unknown model {name!r}; use one of {', '.join(NAMES)}")
     if config.get("input", INPUTS[0]) not in INPUTS:
-        raise ConfigError(f"unknown input {config['input']!r} of a network; known: {', '.join(INPUTS)}")
+        raise ConfigError(f"unknown input {config['input']!r} of a network; use one of {', '.join(INPUTS)}")
     for key in _NO_SETTINGS_OF_A_NETWORK:
         settings.pop(key, None)
     try:
         return _MODELS[name](rngs=rngs, **settings)
     except TypeError as error:
-        raise ConfigError(f"model {name!r} does not take these settings: {error}") from error
+        raise ConfigError(f"model {name!r} does not take these settings: {error}; remove them") from error
 
 
 def _create_experts(settings: Mapping[str, Any], rngs: nnx.Rngs) -> Experts:
     members = settings.get("experts")
     if not isinstance(members, Sequence) or not all(isinstance(one, Mapping) for one in members):
-        raise ConfigError("a fusion of experts lists the networks' configurations as `experts`")
+        raise ConfigError("a fusion of experts must list the networks' configurations as `experts`")
     size = settings.get("size")
     if any(size is not None and one.get("size", size) != size for one in members):
-        raise ConfigError(f"experts take crops of one size, and the fusion says {size}")
+        raise ConfigError(f"all experts must take crops of the fusion's size, {size}")
     return Experts([create_model(one, rngs) for one in members], [pixel_scaling(one) for one in members])
 
 
 def build_network(config: Mapping[str, Any], *, seed: int | None) -> Network:
-    """A network as pure functions with its first weights.
+    """Creates a network as pure functions and its initial weights.
 
     Args:
-        config: as `create_model` takes it.
-        seed: of the first weights; None for shapes only, which draws no random numbers.
+        config: configuration for `create_model`.
+        seed: seed of the initial weights; None creates only shapes and draws no random numbers.
 
     Raises:
-        ConfigError: unknown name or setting.
+        ConfigError: the name or a setting is unknown.
     """
     if seed is None:
         model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
@@ -132,7 +132,7 @@ def build_network(config: Mapping[str, Any], *, seed: int | None) -> Network:
         return nnx.merge(graph, params, stats, rest)(prepare(pixels))
 
     def train(params: nnx.State, stats: nnx.State, pixels: Any, key: jax.Array) -> tuple[jax.Array, nnx.State]:
-        # A copy, because the statistics come from outside the trace that changes them.
+        # Copied, because the statistics come from outside the trace that changes them.
         model = nnx.merge(graph, params, stats, rest, copy=True)
         logits = model(prepare(pixels), key=key)
         return logits, nnx.state(model, nnx.BatchStat)
@@ -149,24 +149,24 @@ def build_network(config: Mapping[str, Any], *, seed: int | None) -> Network:
 
 
 def flatten_state(state: nnx.State) -> dict[str, np.ndarray]:
-    """A parameter state as paths joined by dots to arrays, the form bundles store."""
+    """Converts a parameter state to arrays by paths joined by dots, the form that bundles store."""
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 
 
 def fill_state(state: nnx.State, weights: Mapping[str, np.ndarray], *, name: str) -> nnx.State:
-    """The state with the given weights in place of its own, or of its shapes.
+    """Returns the state with its arrays, or placeholders of arrays, replaced by the given weights.
 
     Raises:
-        BundleError: the weights are not this model's.
+        BundleError: the weights do not belong to this model.
     """
     flat = dict(nnx.to_flat_state(state))
     names = {".".join(map(str, path)): path for path in flat}
     if names.keys() != weights.keys():
         odd = sorted(names.keys() ^ weights.keys())
-        raise BundleError(f"the weights are not those of {name!r}: {', '.join(odd[:4])} differ")
+        raise BundleError(f"the weights do not belong to {name!r}: {', '.join(odd[:4])} differ")
     for key, path in names.items():
         if flat[path].shape != weights[key].shape:
-            raise BundleError(f"weight {key} has shape {weights[key].shape}, the model's is {flat[path].shape}")
+            raise BundleError(f"weight {key} has shape {weights[key].shape}, but the model's has {flat[path].shape}")
         flat[path] = flat[path].replace(weights[key])
     return nnx.from_flat_state(flat)
 
@@ -174,11 +174,11 @@ def fill_state(state: nnx.State, weights: Mapping[str, np.ndarray], *, name: str
 def apply_function(
     config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
 ) -> tuple[Callable[[tuple[nnx.State, nnx.State], Any], Any], tuple[nnx.State, nnx.State]]:
-    """A pure function `(state, pixels) -> logits` and the state that holds the given weights.
+    """Returns a pure function `(state, pixels) -> logits` and the state with the given weights.
 
     Raises:
-        ConfigError: the model is unknown to this release.
-        BundleError: the weights are not this model's.
+        ConfigError: this release does not know the model.
+        BundleError: the weights do not belong to this model.
     """
     network = build_network(config, seed=None)
     weights = with_backbone(config, weights)
@@ -194,10 +194,10 @@ def apply_function(
 
 
 def with_backbone(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """A bundle's weights, and those of the backbone that it names where it names one.
+    """Returns a bundle's weights, with those of its backbone if it names one.
 
     Raises:
-        BundleError: this release carries no such backbone.
+        BundleError: this release does not contain the backbone.
     """
     if config.get("name") == "experts":
         found: dict[str, np.ndarray] = {}
@@ -212,5 +212,5 @@ def with_backbone(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) 
 
 
 def flatten_shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
-    """Paths joined by dots to shapes, of arrays or of their placeholders."""
+    """Maps paths joined by dots to the shapes of arrays or of their placeholders."""
     return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}

@@ -20,21 +20,21 @@ FILTERS = (32, 64, 128)
 
 
 class ReportCNN(nnx.Module):
-    """Three blocks of 3 x 3 convolution (valid), ReLU and 2 x 2 max pooling; dense 256 with ReLU; dense 1.
+    """Three blocks of 3 x 3 convolution (valid), ReLU and 2 x 2 max pooling, then dense 256 with ReLU and dense 1.
 
     Each block computes relu(pool(conv(x)) + bias), which equals pool(relu(conv(x) + bias)) because the maximum
-    commutes with adding a constant and with ReLU, and touches a quarter of the elements. Weights start as Keras's do
-    (Glorot uniform, zero bias).
+    commutes with adding a constant and with ReLU, and processes a quarter of the elements. Weights are initialised as
+    in Keras (Glorot uniform, zero bias).
 
     Args:
-        rngs: where the initial weights come from.
+        rngs: random numbers for the initial weights.
         size: side of the input in pixels; 150 in the report.
-        dtype: of the computation, `float32` or `bfloat16`; weights and logits stay float32.
+        dtype: type of the computation, `float32` or `bfloat16`; weights and logits stay float32.
     """
 
     def __init__(self, *, rngs: nnx.Rngs, size: int = 150, dtype: str = "float32") -> None:
         if dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"dtype {dtype!r} is neither float32 nor bfloat16")
+            raise ConfigError(f"dtype {dtype!r}: use float32 or bfloat16")
         if size < 32:
             raise ConfigError(f"the report's network needs an input of at least 32 pixels, not {size}")
         self.size = size
@@ -49,7 +49,7 @@ class ReportCNN(nnx.Module):
         self.dense2 = nnx.Linear(256, 1, kernel_init=glorot, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
-        """Logits of pixels in [0, 1]; positive means fake. It drops nothing, so the key of training changes nothing."""
+        """Returns the logits of pixels in [0, 1]; positive means fake. `key` changes nothing: there is no dropout."""
         x = pixels.astype(self.dtype)
         for conv in self.convs:
             x = max_pool_2x2(conv2d(x, conv.kernel[...].astype(self.dtype)))
@@ -66,11 +66,11 @@ class ReportCNN(nnx.Module):
 
     @staticmethod
     def stage_of(path: tuple[Any, ...]) -> int:
-        """The layer a parameter belongs to, by its path, counted from the input."""
+        """Returns the layer of a parameter, counted from the input, by its path."""
         return int(path[1]) if path[0] == "convs" else len(FILTERS) + ("dense1", "dense2").index(str(path[0]))
 
     def summary(self) -> str:
-        """The table the report prints: layer, output shape, parameters."""
+        """Returns the table that the report prints: layer, output shape, parameters."""
         rows: list[tuple[str, tuple[int, ...], int]] = []
         side = self.size
         for index, conv in enumerate(self.convs):

@@ -1,10 +1,11 @@
-"""Depthwise convolution and per-channel scaling, in the formulation that runs well on the platform at hand.
+"""Depthwise convolution and per-channel scaling, in the formulation that is fast on the platform in use.
 
-XLA's CPU backend runs grouped convolutions one channel at a time, and sums over pictures and pixels element by strided
-element, so the plain EfficientNet cannot be trained on a CPU at all. There the convolution is written as k x k shifted
-multiply-adds, which XLA fuses into one vectorised loop; its input gradient is the same with the kernel flipped; and
-sums over pictures and pixels accumulate one picture after another in maps that stay in cache, which is 3 to 8 times as
-fast. Accelerators get the plain operations. The numbers are the same; `tests/test_depthwise.py` compares them.
+XLA's CPU backend computes grouped convolutions one channel at a time and sums over pictures and pixels with a stride
+for every element, which is too slow to train the plain EfficientNet on a CPU. On a CPU the convolution is therefore
+written as k x k shifted multiply-adds, which XLA fuses into one vectorised loop; its input gradient is the same with
+the kernel flipped; and sums over pictures and pixels accumulate one picture after another in maps that stay in the
+cache, which is 3 to 8 times as fast. Accelerators use the plain operations. The results are the same;
+`tests/test_depthwise.py` compares them.
 
 Example:
     >>> depthwise_conv(x, kernel, stride=2).shape
@@ -26,19 +27,19 @@ _Pair = tuple[jax.Array, jax.Array]
 
 
 def depthwise_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c"], stride: int) -> Float[Array, "n oh ow c"]:
-    """One k x k filter per channel, `SAME` padding, stride 1 or 2."""
+    """Applies one k x k filter per channel, with `SAME` padding and stride 1 or 2."""
     return _depthwise_cpu(x, kernel, stride) if on_cpu() else depthwise_plain(x, kernel, stride)
 
 
 def scale_channels(
     x: Float[Array, "n h w c"], scale: Float[Array, " c"], shift: Float[Array, " c"]
 ) -> Float[Array, "n h w c"]:
-    """x * scale + shift, per channel."""
+    """Computes x * scale + shift, per channel."""
     return _scale_cpu(x, scale, shift) if on_cpu() else x * scale + shift
 
 
 def channel_moments(x: Float[Array, "n h w c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """Mean and (biased) variance of each channel over pictures and pixels."""
+    """Computes the mean and the (biased) variance of each channel over pictures and pixels."""
     count = x.shape[0] * x.shape[1] * x.shape[2]
     if on_cpu():
         first, second = _moment_sums(x)
@@ -49,7 +50,7 @@ def channel_moments(x: Float[Array, "n h w c"]) -> tuple[Float[Array, " c"], Flo
 
 
 def depthwise_plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The plain formulation."""
+    """Applies the filters in the plain formulation."""
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
@@ -67,7 +68,7 @@ def _padded(x: jax.Array, kernel: int, stride: int) -> tuple[jax.Array, int, int
 
 
 def _shifts(x: jax.Array, kernel: int, stride: int, height: int, width: int) -> list[jax.Array]:
-    """The k x k views of a padded batch (or of one padded picture) that the filter's weights multiply."""
+    """Returns the k x k views of a padded batch (or of one padded picture) that the filter's weights multiply."""
     rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
     return [x[..., i : i + rows : stride, j : j + columns : stride, :] for i in range(kernel) for j in range(kernel)]
 
@@ -97,7 +98,7 @@ def _depthwise_backward(stride: int, saved: _Pair, grad: jax.Array) -> _Pair:
         views = _shifts(pair[0], size, stride, height, width)
         return tuple(total + view * pair[1] for total, view in zip(sums, views, strict=True)), None
 
-    # float32, because a running sum of bfloat16 stops growing at 256 times what is added.
+    # float32, because a running sum of bfloat16 stops growing once it is 256 times the value that is added.
     zero = jnp.zeros((height, width, channels), jnp.float32)
     sums, _ = lax.scan(add, (zero,) * (size * size), (padded, grad))
     kernel_grad = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape)
@@ -105,7 +106,7 @@ def _depthwise_backward(stride: int, saved: _Pair, grad: jax.Array) -> _Pair:
 
 
 def _input_gradient(shape: tuple[int, ...], kernel: jax.Array, stride: int, grad: jax.Array) -> jax.Array:
-    """The shifted sum with the flipped kernel, over the gradient with stride - 1 zeros between its pixels."""
+    """Computes the shifted sum with the flipped kernel, over the gradient with stride - 1 zeros between its pixels."""
     size = kernel.shape[0]
     edges = []
     for axis in (1, 2):

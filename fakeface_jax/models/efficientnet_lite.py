@@ -1,6 +1,6 @@
 """EfficientNet-Lite 0, 1 and 2: the EfficientNet of Tan and Le (2019) without squeeze-and-excitation, with ReLU6.
 
-About 3.4, 4.1 and 4.8 million parameters without ImageNet's classifier. Fully convolutional, so any input size works;
+The variants have about 3.4, 4.1 and 4.8 million parameters without ImageNet's classifier. They accept any input size;
 padding is TensorFlow's `SAME`, as in the published weights (`fakeface_jax/models/starting_weights.py` reads them).
 
 Example:
@@ -25,18 +25,18 @@ from fakeface_jax.models.depthwise import channel_moments, depthwise_conv, scale
 from fakeface_jax.models.layers import pointwise_conv, stem_conv
 
 MOMENTUM = 0.98
-"""Of the running statistics. TensorFlow's 0.99 suits runs of 100,000 steps; fine-tuning takes some thousands."""
+"""Momentum of the running statistics. TensorFlow's 0.99 suits runs of 100,000 steps; fine-tuning takes thousands."""
 
 
 STAGES = len(STRIDES) + 2
-"""Stem, seven stages of blocks, head: what can be frozen from the input on."""
+"""Stem, seven stages of blocks and head; stages can be frozen from the input on."""
 
 
 class BatchNorm(nnx.Module):
     """Batch normalisation (Ioffe and Szegedy, 2015) with running statistics.
 
     Args:
-        channels: of its input.
+        channels: number of channels of its input.
     """
 
     def __init__(self, channels: int) -> None:
@@ -46,7 +46,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels))
 
     def __call__(self, x: Float[Array, "n h w c"], *, use_batch: bool) -> Float[Array, "n h w c"]:
-        """Normalised by the batch's statistics, which then move the running ones, or by the running ones."""
+        """Normalises by the batch's statistics, with which it updates the running ones, or by the running ones."""
         if use_batch:
             mean, var = channel_moments(x.astype(jnp.float32))
             self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(mean)
@@ -59,7 +59,7 @@ class BatchNorm(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Inverted residual (Sandler et al., 2018): expand, depthwise, project; the input is added where shapes allow."""
+    """Inverted residual (Sandler et al., 2018): expand, depthwise, project; adds the input if the shapes allow it."""
 
     def __init__(self, block: LiteBlock, rngs: nnx.Rngs) -> None:
         inner = block.inputs * block.expansion
@@ -85,18 +85,18 @@ class _Block(nnx.Module):
 
 
 class EfficientNetLite(nnx.Module):
-    """The network with one logit.
+    """EfficientNet-Lite with a single logit.
 
     Args:
-        rngs: where the initial weights come from.
+        rngs: random numbers for the initial weights.
         variant: 0, 1 or 2.
-        size: side of the input in pixels, for the summary and for those who cut crops.
-        dtype: of the computation, `float32` or `bfloat16`; weights, statistics and logits stay float32.
-        dropout: share of the pooled features that training drops.
-        drop_path: share of residual branches that training drops in the last block, rising linearly from none in the
-            first: stochastic depth (Huang et al., 2016).
-        frozen_stages: so many stages, from the input on, keep their weights and statistics while training.
-        running_statistics: training too normalises by the running statistics, and leaves them as they are.
+        size: side of the input in pixels, for the summary and for code that cuts crops.
+        dtype: type of the computation, `float32` or `bfloat16`; weights, statistics and logits stay float32.
+        dropout: share of the pooled features that is dropped in training.
+        drop_path: share of residual branches that is dropped in training in the last block; it rises linearly from 0 in
+            the first block: stochastic depth (Huang et al., 2016).
+        frozen_stages: number of stages, from the input on, whose weights and statistics are fixed in training.
+        running_statistics: normalise by the running statistics in training too, and do not update them.
     """
 
     def __init__(
@@ -112,16 +112,16 @@ class EfficientNetLite(nnx.Module):
         running_statistics: bool = False,
     ) -> None:
         if variant not in SCALES:
-            raise ConfigError(f"EfficientNet-Lite {variant} is not known; there are 0, 1 and 2")
+            raise ConfigError(f"EfficientNet-Lite {variant} is not known; use 0, 1 or 2")
         if dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"dtype {dtype!r} is neither float32 nor bfloat16")
+            raise ConfigError(f"dtype {dtype!r}: use float32 or bfloat16")
         if size < 32:
             raise ConfigError(f"EfficientNet-Lite needs an input of at least 32 pixels, not {size}")
         if not (0 <= dropout < 1 and 0 <= drop_path < 1):
             raise ConfigError(f"dropout {dropout} and drop_path {drop_path} must be shares in [0, 1)")
         if not 0 <= frozen_stages < STAGES:
             raise ConfigError(
-                f"frozen_stages {frozen_stages} is not between 0 and {STAGES - 1}; the head always trains"
+                f"frozen_stages {frozen_stages}: must be between 0 and {STAGES - 1}; the head is always trained"
             )
         self.size, self.dtype = size, jnp.dtype(dtype)
         self.dropout, self.drop_path = dropout, drop_path
@@ -139,10 +139,10 @@ class EfficientNetLite(nnx.Module):
         self.classifier = nnx.Linear(HEAD, 1, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
-        """Logits of normalised pixels; positive means fake.
+        """Returns the logits of normalised pixels; positive means fake.
 
         Args:
-            key: randomness of a training step; None outside training: running statistics, nothing dropped.
+            key: randomness of a training step; None outside training, which uses running statistics and drops nothing.
         """
         features = self.features(pixels, key=key)
         if key is not None and self.dropout:
@@ -151,7 +151,7 @@ class EfficientNetLite(nnx.Module):
         return (features @ self.classifier.kernel[...] + self._classifier_bias())[:, 0]
 
     def features(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, "n f"]:
-        """What the classifier sees: 1,280 averages over the picture, float32."""
+        """Returns the input of the classifier: 1,280 averages over the picture, float32."""
         x = stem_conv(pixels.astype(self.dtype), self.stem[...].astype(self.dtype))
         x = _relu6(self.stem_norm(x, use_batch=self._use_batch(0, key)))
         last = sum(len(blocks) for blocks in self.stages) - 1
@@ -167,13 +167,13 @@ class EfficientNetLite(nnx.Module):
 
     @staticmethod
     def stage_of(path: tuple[Any, ...]) -> int:
-        """The stage, 0 to `STAGES` - 1, that a parameter belongs to, by its path."""
+        """Returns the stage, from 0 to `STAGES` - 1, of a parameter by its path."""
         if path[0] in ("stem", "stem_norm"):
             return 0
         return int(path[1]) + 1 if path[0] == "stages" else STAGES - 1
 
     def summary(self) -> str:
-        """A table of stages: output shape, blocks, parameters."""
+        """Returns a table of the stages: output shape, blocks, parameters."""
         state = nnx.to_flat_state(nnx.state(self, nnx.Param))
         counts = [0] * STAGES
         for path, leaf in state:

@@ -1,7 +1,7 @@
-"""Several networks that know one kind of trace each, fused in logit space: their logits are added.
+"""A fusion of several networks, each trained on one kind of trace: their logits are added.
 
-What each contributes is in its last layer, whose weights were fitted together with those of the others. Every expert
-sees the pixels scaled as it was trained.
+The last layers carry the weight of each network's contribution; they were fitted together. Every expert sees the pixels
+scaled as in its training.
 
 Example:
     >>> config = {"name": "experts", "experts": [{"name": "efficientnet_lite0"}, {"name": "efficientnet_lite1"}]}
@@ -23,24 +23,24 @@ from fakeface_jax.errors import ConfigError
 
 
 class Experts(nnx.Module):
-    """The networks with one logit.
+    """A fusion of networks with one logit.
 
     Args:
         experts: the networks.
-        scaling: mean and standard deviation of pixels in [0, 1], by RGB channel, of each.
+        scaling: mean and standard deviation of pixels in [0, 1], per RGB channel, for each network.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no networks.
     """
 
     def __init__(self, experts: Sequence[Any], scaling: Sequence[tuple[Any, Any]]) -> None:
         if not experts:
-            raise ConfigError("a fusion of experts needs at least one")
+            raise ConfigError("a fusion of experts needs at least one expert")
         self.experts = nnx.List(list(experts))
         self.scaling = tuple(tuple(tuple(map(float, part)) for part in pair) for pair in scaling)
 
     def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
-        """The sum of the experts' logits of pixels in [0, 1]; positive means fake."""
+        """Returns the sum of the experts' logits for pixels in [0, 1]; positive means fake."""
         total: jax.Array | float = 0.0
         for expert, (mean, std) in zip(self.experts, self.scaling, strict=True):
             total = total + expert((pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32), key=key)
@@ -48,10 +48,10 @@ class Experts(nnx.Module):
 
     @property
     def stage_of(self) -> Callable[[tuple[Any, ...]], int]:
-        """The stage a parameter belongs to, by its path: that of its own network."""
+        """Returns a function from a parameter's path to its stage in its own network."""
         stages = [expert.stage_of for expert in self.experts]
         return lambda path: stages[int(path[1])](path[2:])
 
     def summary(self) -> str:
-        """The tables of the experts, one after the other."""
+        """Returns the tables of the experts, one after the other."""
         return "\n\n".join(expert.summary() for expert in self.experts)

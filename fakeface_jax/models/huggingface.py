@@ -1,7 +1,8 @@
-"""Published vision transformers from a local directory in Hugging Face's layout: config.json and safetensors.
+"""Reads published vision transformers from a local directory in Hugging Face's layout: config.json and safetensors.
 
-CLIP's picture tower (alone or beside its text tower), DINOv2 and DINOv3, in the names of `transformers` 4 and 5. Only
-JSON and safetensors are read, nothing is run from a file, and nothing is ever fetched: the user has the directory.
+It knows CLIP's image tower (alone or together with its text tower), DINOv2 and DINOv3, by the names of `transformers` 4
+and 5. Only JSON and safetensors are read, no code from a file is run, and nothing is downloaded: the user provides the
+directory.
 
 Example:
     >>> found = read_huggingface("clip-vit-large-patch14")
@@ -33,9 +34,9 @@ NORMALIZATION: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "dinov2": _IMAGENET,
     "dinov3_vit": _IMAGENET,
 }
-"""By family: mean and standard deviation of pixels in [0, 1], by channel, where the directory states none."""
+"""Mean and standard deviation of pixels in [0, 1] per channel and family, for directories that do not state them."""
 
-# What `transformers` takes for granted where config.json is silent: it writes only what differs from it.
+# Defaults of `transformers` for values that config.json lacks: it writes only values that differ from them.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "clip_vision_model": {
         "hidden_size": 768,
@@ -81,13 +82,13 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 
 class HuggingFaceVit(NamedTuple):
-    """A network as a directory describes it.
+    """A network as described by a directory.
 
     Attributes:
-        settings: of `VisionTransformer`, plain JSON values; `size` is what the directory's preprocessing cuts.
-        weights: float32, by our names; all but the classifier's, which no directory has.
-        mean: of pixels in [0, 1], by channel.
-        std: likewise.
+        settings: settings of `VisionTransformer`, plain JSON values; `size` is the crop size of the preprocessing.
+        weights: float32 arrays by our names; the classifier is missing, because directories have none.
+        mean: mean of the pixels in [0, 1], per channel.
+        std: standard deviation of the pixels in [0, 1], per channel.
     """
 
     settings: dict[str, Any]
@@ -97,11 +98,11 @@ class HuggingFaceVit(NamedTuple):
 
 
 def read_huggingface(directory: str | os.PathLike[str]) -> HuggingFaceVit:
-    """Settings, weights and normalisation of a CLIP, DINOv2 or DINOv3 directory.
+    """Reads the settings, weights and normalisation of a CLIP, DINOv2 or DINOv3 directory.
 
     Args:
-        directory: holds config.json, *.safetensors (one file, or several and their index) and, where it states its
-            normalisation, preprocessor_config.json.
+        directory: contains config.json, *.safetensors (one file, or several and their index) and, if the normalisation
+            is stated, preprocessor_config.json.
 
     Raises:
         BundleError: a file is missing or damaged, the family is unknown, or the weights do not fit config.json.
@@ -111,10 +112,12 @@ def read_huggingface(directory: str | os.PathLike[str]) -> HuggingFaceVit:
     prepare = _preprocessing(directory)
     try:
         settings = _settings(family, config, prepare)
-        # The network itself says which weights there are and of what shape.
+        # The network itself tells which weights exist and which shapes they have.
         shapes = nnx.eval_shape(lambda: nnx.state(VisionTransformer(rngs=nnx.Rngs(0), **settings), nnx.Param))
     except (ConfigError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise BundleError(f"{directory}: its config.json describes no network of ours: {_line(error)}") from error
+        raise BundleError(
+            f"{directory}: its config.json describes an unsupported network: {_line(error)}; name another"
+        ) from error
     wanted = {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(shapes)}
     wanted = {name: shape for name, shape in wanted.items() if not name.startswith("classifier.")}
     weights = _weights(directory, family, wanted)
@@ -137,30 +140,30 @@ def _json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
     except ValueError as error:
-        raise BundleError(f"{path}: is no JSON: {_line(error)}; get the file again") from error
+        raise BundleError(f"{path}: is not valid JSON: {_line(error)}; get the file again") from error
     if not isinstance(found, dict):
-        raise BundleError(f"{path}: holds no JSON object; get the file again")
+        raise BundleError(f"{path}: does not contain a JSON object; get the file again")
     return found
 
 
 def _config(directory: Path) -> tuple[str, dict[str, Any]]:
     if not directory.is_dir():
-        raise BundleError(f"{directory}: there is no such directory; give one with config.json and *.safetensors")
+        raise BundleError(f"{directory}: the directory does not exist; name one with config.json and *.safetensors")
     config = _json(directory / "config.json")
     family = config.get("model_type")
     if family == "clip":
-        # Both towers; the picture's has its settings in a part of its own.
+        # Both towers; the image tower's settings are in a part of their own.
         family, config = "clip_vision_model", config.get("vision_config") or {}
     if not isinstance(family, str) or family not in _DEFAULTS or not isinstance(config, dict):
         raise BundleError(
-            f"{directory}: its config.json is of model_type {family!r}; give a directory of one of: "
+            f"{directory}: its config.json has model_type {family!r}; name a directory of one of: "
             f"clip, {', '.join(_DEFAULTS)}"
         )
     return family, dict(_DEFAULTS[family]) | config
 
 
 def _preprocessing(directory: Path) -> dict[str, Any]:
-    """What the directory says of its pictures' preprocessing; nothing where it says nothing."""
+    """Returns the preprocessing that the directory states for pictures, or an empty dictionary."""
     if (path := directory / "preprocessor_config.json").is_file():
         return _json(path)
     if (path := directory / "processor_config.json").is_file():
@@ -173,23 +176,25 @@ def _channels(directory: Path, values: Any) -> tuple[float, float, float]:
     try:
         red, green, blue = (float(value) for value in values)
     except (TypeError, ValueError) as error:
-        raise BundleError(f"{directory}: its preprocessing states {values!r}, not one number a channel") from error
+        raise BundleError(
+            f"{directory}: its preprocessing states {values!r} instead of one number per channel; correct it"
+        ) from error
     return red, green, blue
 
 
 def _side(value: Any) -> int:
-    """One side of a square given as a number, a pair, or by name."""
+    """Returns the side of a square that is given as a number, as a pair, or by name."""
     if isinstance(value, Mapping):
         value = [value.get("height"), value.get("width")]
     sides = list(value) if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int):
-        raise ValueError(f"{value!r} is no square in pixels")
+        raise ValueError(f"{value!r} is not a square in pixels")
     return sides[0]
 
 
 def _settings(family: str, config: Mapping[str, Any], prepare: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("num_channels", 3) != 3:
-        raise ValueError(f"it takes {config['num_channels']} channels, not 3")
+        raise ValueError(f"it takes {config['num_channels']} channels instead of 3")
     patch, native = _side(config["patch_size"]), _side(config["image_size"])
     picture = _side(prepare["crop_size"]) if prepare.get("crop_size") else native
     settings = {
@@ -209,7 +214,7 @@ def _settings(family: str, config: Mapping[str, Any], prepare: Mapping[str, Any]
         hidden = int(config["hidden_size"] * config["mlp_ratio"])
         extra: dict[str, Any] = {"layer_scale": True, "mlp_width": hidden}
         if config["use_swiglu_ffn"]:
-            # Two thirds, rounded up to a multiple of 8, so that the third product costs nothing.
+            # Two thirds, rounded up to a multiple of 8, so that the third product adds no cost.
             extra |= {"gated_mlp": True, "activation": "silu", "mlp_width": (int(hidden * 2 / 3) + 7) // 8 * 8}
         without = () if config["qkv_bias"] else ("query", "key", "value")
         return settings | extra | {"biases": [name for name in BIASES if name not in without]}
@@ -224,7 +229,7 @@ def _settings(family: str, config: Mapping[str, Any], prepare: Mapping[str, Any]
     }
 
 
-# Their names -> ours, after the family's prefix; what is listed nowhere (text tower, mask token, heads) is left out.
+# Their names -> ours, after the family's prefix; other names (text tower, mask token, heads) are ignored.
 _OUTER: Mapping[str, Mapping[str, str]] = {
     "clip_vision_model": {
         "embeddings.class_embedding": "class_token",
@@ -264,7 +269,7 @@ _INNER: Mapping[str, str] = {
     "mlp.gate_proj": "gate",
     "mlp.up_proj": "up",
     "mlp.down_proj": "down",
-    # DINOv2's older name of both halves in one, gate first.
+    # DINOv2's older name for both halves in one array, gate first.
     "mlp.weights_in": "gate+up",
     "mlp.weights_out": "down",
 }
@@ -273,9 +278,9 @@ _BLOCK = re.compile(r"^(?:encoder\.layers?|layer)\.(\d+)\.(.+)$")
 
 
 def our_name(family: str, name: str) -> str | None:
-    """Our name of a weight of theirs; None for one that our network has no place for.
+    """Returns our name of one of their weights; None if our network has no such weight.
 
-    `gate+up` stands for two of ours that theirs holds one above the other.
+    `gate+up` stands for two of our weights, which theirs stacks in one array.
     """
     if name.startswith("text_model."):
         return None
@@ -298,9 +303,9 @@ def _files(directory: Path) -> list[Path]:
     if index.is_file():
         named = _json(index).get("weight_map")
         names = set(named.values()) if isinstance(named, dict) else set()
-        # A name with a folder in it would lead out of the directory.
+        # A name that contains a folder would lead out of the directory.
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise BundleError(f"{index}: names no files beside it; get the file again")
+            raise BundleError(f"{index}: must list files in the same directory; get the file again")
         return [directory / name for name in sorted(names)]
     files = sorted(directory.glob("*.safetensors"))
     if (directory / "model.safetensors") in files:
@@ -308,22 +313,24 @@ def _files(directory: Path) -> list[Path]:
     if len(files) == 1:
         return files
     if files:
-        raise BundleError(f"{directory}: {len(files)} safetensors files and no index; add model.safetensors.index.json")
+        raise BundleError(
+            f"{directory}: has {len(files)} safetensors files but no index; add model.safetensors.index.json"
+        )
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt*")):
         raise BundleError(
-            f"{directory}: only pickled weights, which are not read; save them as safetensors with transformers' "
-            "save_pretrained"
+            f"{directory}: contains only pickled weights, which are not read; save them as safetensors with "
+            "transformers' save_pretrained"
         )
-    raise BundleError(f"{directory}: holds no *.safetensors; get model.safetensors too")
+    raise BundleError(f"{directory}: contains no *.safetensors; download model.safetensors too")
 
 
 def _weights(directory: Path, family: str, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for path in _files(directory):
         try:
-            # The flax reader knows bfloat16, which NumPy's does not.
+            # The flax reader supports bfloat16, the NumPy reader does not.
             with safe_open(path, framework="flax") as file:
-                for name in file.keys():  # noqa: SIM118 - no mapping
+                for name in file.keys():  # noqa: SIM118 - not a mapping
                     ours = our_name(family, name)
                     if ours is not None:
                         value = np.asarray(file.get_tensor(name).astype(jnp.float32))
@@ -332,16 +339,20 @@ def _weights(directory: Path, family: str, wanted: Mapping[str, tuple[int, ...]]
             raise BundleError(f"{path}: cannot be read as safetensors: {_line(error)}; get the file again") from error
     for name, shape in wanted.items():
         if name not in found:
-            raise BundleError(f"{directory}: has no weight {name}, which its config.json promises")
+            raise BundleError(
+                f"{directory}: lacks the weight {name}, which its config.json requires; get the files again"
+            )
         fitted = _fit(found[name], shape, kernel=name.endswith(".kernel"))
         if fitted is None:
             raise BundleError(
-                f"{directory}: weight {name} has shape {found[name].shape}, which does not fit the {shape} of its "
-                "config.json"
+                f"{directory}: weight {name} has shape {found[name].shape}, its config.json requires {shape}; get the "
+                "files again"
             )
         found[name] = fitted
     if odd := sorted(found.keys() - wanted.keys()):
-        raise BundleError(f"{directory}: has weights that its config.json does not promise: {', '.join(odd[:3])}")
+        raise BundleError(
+            f"{directory}: has weights that do not belong to its config.json: {', '.join(odd[:3])}; get the files again"
+        )
     return found
 
 
@@ -353,7 +364,7 @@ def _split(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _fit(value: np.ndarray, shape: tuple[int, ...], *, kernel: bool) -> np.ndarray | None:
-    """In our axes, or None where that gives another shape."""
+    """Returns the value in our order of axes, or None if its shape differs then."""
     if kernel and value.ndim == 4:  # output, channel, row, column of a patch -> row, column, channel; output
         value = value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
     elif kernel:

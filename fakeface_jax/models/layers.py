@@ -1,9 +1,9 @@
-"""Convolution and pooling in the formulation that runs well on the platform at hand: the one place that chooses.
+"""Convolution and pooling in the formulation that is fast on the platform in use; only this module chooses.
 
-XLA's CPU backend runs two gradients badly: max pooling's through `reduce_window` (select-and-scatter), and the
-convolution's with respect to its kernel. Here the CPU gets a pooling written as a maximum of four strided slices, and
-a kernel gradient written as a matrix product over image patches. The numbers are the same; `tests/test_layers.py`
-compares them. Accelerators get the plain operations.
+XLA's CPU backend is slow for two gradients: that of max pooling through `reduce_window` (select-and-scatter), and that
+of a convolution with respect to its kernel. On a CPU, pooling is therefore a maximum of four strided slices, and the
+kernel gradient is a matrix product over image patches. The results are the same; `tests/test_layers.py` compares them.
+Accelerators use the plain operations.
 
 Example:
     >>> max_pool_2x2(conv2d(pixels, kernel)).shape
@@ -20,33 +20,33 @@ from jax import lax
 from jaxtyping import Array, Float
 
 CHUNK = 4
-"""Images per matrix product of the kernel gradient: keeps the patches in cache and memory flat."""
+"""Images per matrix product of the kernel gradient: keeps the patches in the cache and the memory use flat."""
 
 
 def on_cpu() -> bool:
-    """Whether the formulations for XLA's CPU backend are used."""
+    """Tells if the formulations for XLA's CPU backend are used."""
     return jax.default_backend() == "cpu"
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[tuple[int, int], int]:
-    """TensorFlow's `SAME`: (pixels before, pixels after), and the size of the result; the odd pixel comes after."""
+    """Returns TensorFlow's `SAME` padding (pixels before, after) and the output size; the odd pixel comes after."""
     result = -(-size // stride)
     total = max((result - 1) * stride + kernel - size, 0)
     return (total // 2, total - total // 2), result
 
 
 def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"]) -> Float[Array, "n oh ow d"]:
-    """Convolution with stride 1 and no padding (`valid`), channels last."""
+    """Convolves with stride 1 and no padding (`valid`), channels last."""
     return _conv2d_cpu(x, kernel) if on_cpu() else _conv2d_plain(x, kernel)
 
 
 def max_pool_2x2(x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow c"]:
-    """Maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped."""
+    """Takes the maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped."""
     return _max_pool_cpu(x) if on_cpu() else max_pool_plain(x)
 
 
 def pointwise_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "n h w d"]:
-    """1 x 1 convolution: a matrix product on every platform."""
+    """Convolves with a 1 x 1 kernel, as a matrix product on every platform."""
     return _pointwise_cpu(x, kernel) if on_cpu() else x @ kernel
 
 
@@ -61,7 +61,8 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
 
 def _pointwise_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    # One product for the whole batch would first write a transposed copy of it; picture by picture that stays in cache.
+    # One product for the whole batch would first write a transposed copy of it; one picture at a time stays in the
+    # cache.
     shape = (len(x), -1, kernel.shape[0])
 
     def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -76,7 +77,7 @@ _pointwise_cpu.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def stem_conv(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "n oh ow d"]:
-    """3 x 3 convolution with stride 2 and TensorFlow's `SAME` padding: the first layer of an EfficientNet."""
+    """Convolves 3 x 3 with stride 2 and TensorFlow's `SAME` padding, the first layer of an EfficientNet."""
     if not on_cpu():
         return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     # With three channels, patches are small enough to be stored, and both gradients become matrix products.
@@ -101,7 +102,7 @@ def _conv2d_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[j
 
 def _conv2d_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    # The input gradient is one convolution with the flipped kernel, which XLA runs well.
+    # The input gradient is a convolution with the flipped kernel, for which XLA is fast.
     _, pull = jax.vjp(lambda value: _conv2d_plain(value, kernel), x)
     return pull(grad)[0], _kernel_gradient(x, grad, kernel.shape)
 
@@ -120,7 +121,7 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array, shape: tuple[int, ...]) -> j
     else:
         chunks = batch // CHUNK
         pair = (x.reshape(chunks, CHUNK, *x.shape[1:]), grad.reshape(chunks, CHUNK, *grad.shape[1:]))
-        # Only matrix products may live inside a scan here: XLA's CPU backend runs convolutions in loops 20 x slower.
+        # Only matrix products may be in a scan here: XLA's CPU backend runs convolutions in loops 20 times slower.
         total, _ = lax.scan(
             lambda sum_, xs: (sum_ + product(*xs), None), jnp.zeros((kh * kw * channels, filters), jnp.float32), pair
         )
@@ -131,7 +132,7 @@ _conv2d_cpu.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def max_pool_plain(x: jax.Array) -> jax.Array:
-    """The plain formulation; also the fast one on the CPU where no gradient is taken."""
+    """Pools in the plain formulation, which is also fast on the CPU if no gradient is needed."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
@@ -151,7 +152,7 @@ def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _max_pool_backward(x: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
-    # First of equals wins, as in select-and-scatter, so that both formulations train the same network.
+    # The first of equal values wins, as in select-and-scatter, so that both formulations train the same network.
     windows = _windows(x)
     top = functools.reduce(jnp.maximum, windows)
     free = jnp.ones_like(grad, bool)

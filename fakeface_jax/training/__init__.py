@@ -1,1 +1,1 @@
-"""One linear story: config -> state -> jitted step -> loop with checkpoints -> bundle."""
+"""Training: a configuration, a state, a jitted step, a loop with checkpoints, and a bundle at the end."""

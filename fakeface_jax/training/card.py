@@ -1,4 +1,4 @@
-"""The model card: what a bundle is, what it was made from, how good it is, and where it must not be trusted.
+"""Writes the model card: what a bundle is, what it was made from, how good it is, and where it must not be trusted.
 
 Example:
     >>> print(model_card(bundle.spec))
@@ -17,10 +17,10 @@ from fakeface_jax.evaluation.tables import ProtocolResult
 _VIDEOS, _TRAINING = "## Videos", "## Training"
 
 _LONG_TABLE = 24
-"""Rows from which only all sources together are shown; the report has them per source."""
+"""Rows above which a table shows only the results of all sources together; the report has them per source."""
 
 _UNSEEN = {"unseen-method", "leave-one-source-out", "leave-source-out"}
-"""Protocols that show it what it was not trained on."""
+"""Protocols that test a model on data that it was not trained on."""
 
 _LICENCE = """\
 The code is Apache-2.0. The training pictures carry non-commercial or restricted terms (ciplab, FFHQ and therefore the
@@ -35,12 +35,12 @@ model card calls any deployed use, and face recognition or surveillance, out of 
 
 
 def model_card(spec: BundleSpec, *, table: str = "", sections: Sequence[ProtocolResult] = ()) -> str:
-    """The card in Markdown. What it says was not measured follows from what is given.
+    """Returns the card in Markdown. It calls everything unmeasured that is not in `table` or `sections`.
 
     Args:
         spec: the bundle's specification.
         table: results per source on the test split, as a Markdown table.
-        sections: what the protocols found, in this order; of long tables only the rows of all sources are shown.
+        sections: results of the protocols, in this order; long tables show only the rows of all sources together.
     """
     provenance = spec.provenance
     data = provenance.get("data", {})
@@ -74,7 +74,7 @@ def _judged(provenance: Mapping[str, Any]) -> Sequence[Sequence[str]]:
 
 
 def with_videos(card: str, spec: BundleSpec) -> str:
-    """A card with what was fitted for videos since it was written."""
+    """Returns a card with what was fitted for videos since it was written."""
     before, heading, after = card.partition(_TRAINING)
     return f"{before.partition(_VIDEOS)[0]}{_videos(spec)}\n\n{heading}{after}"
 
@@ -102,7 +102,7 @@ def _protocol(section: ProtocolResult) -> list[str]:
 
 
 def _limits(sections: Sequence[ProtocolResult], judged: bool = False) -> list[str]:
-    """Where it must not be trusted; what a table above answers is not called unmeasured."""
+    """Lists the limits of the model; a question that a table above answers is not called unmeasured."""
     measured = {section.protocol for section in sections if section.rows}
     if judged:
         measured.add("leave-source-out")
@@ -141,7 +141,7 @@ def _limits(sections: Sequence[ProtocolResult], judged: bool = False) -> list[st
 
 
 def _has_small_faces(section: ProtocolResult) -> bool:
-    """Whether the smallest bin of face sizes has both classes: a bin without faces says nothing."""
+    """Tells if the smallest bin of face sizes has both classes: a bin without faces says nothing."""
     return any(
         row.names.get("face size", "").startswith("<") and row.counts["reals"] and row.counts["fakes"]
         for row in section.rows

@@ -1,4 +1,4 @@
-"""From best weights to a bundle: calibrated on the split kept for it, with thresholds, figures and a model card.
+"""Turns the best weights into a calibrated bundle with thresholds, figures and a model card.
 
 Example:
     >>> bundle = finish(train(config, reporter), config)
@@ -38,11 +38,11 @@ from fakeface_jax.training.train_config import TrainConfig
 from fakeface_jax.training.train_loop import TrainResult
 
 CALIBRATION_SPLIT = "calibration"
-"""Neither training, nor early stopping, nor testing sees it."""
+"""Split that training, early stopping and testing do not use."""
 
 
 def finish(result: TrainResult, config: TrainConfig) -> Bundle:
-    """Calibrates the best weights and writes `bundle/` into the run directory.
+    """Calibrates the best weights and writes the bundle to `bundle/` in the run directory.
 
     Probabilities and thresholds are fitted on the calibration split with the weights as stored (half precision), so
     that they belong to exactly the model that is used. Without that split the bundle says that it is not calibrated.
@@ -71,13 +71,14 @@ def finish(result: TrainResult, config: TrainConfig) -> Bundle:
 def calibrate(
     spec: BundleSpec, classifier: FaceClassifier, dataset: Dataset, *, leave_out: Sequence[str] = ()
 ) -> BundleSpec:
-    """The specification with probabilities, operating points and verdict bands fitted on the calibration split.
+    """Returns the specification with probabilities, operating points and verdict bands fitted on the calibration split.
 
-    Both classes count alike, and within each every source, whatever its size: nobody knows which of them a user's
-    picture is like, and the largest one would choose thresholds for itself.
+    Both classes have the same weight, and within a class so has every source, whatever its size: it is unknown which
+    one a user's picture resembles, and otherwise the largest source would determine the thresholds.
 
     Args:
-        leave_out: what training did not see; a threshold that had seen it would not be one for the unseen.
+        leave_out: sources or methods that training did not see; they are excluded here too, so that a test on them
+            remains a test on unseen data.
     """
     left_out = named(labelled_faces(dataset, CALIBRATION_SPLIT), leave_out)
     predictions = predict(classifier, dataset, CALIBRATION_SPLIT, keep=~left_out)
@@ -92,7 +93,7 @@ def calibrate(
 
 
 def draw_data(config: TrainConfig, dataset: Dataset) -> None:
-    """Writes what people look at before a run: class histogram per split, a 4 x 4 grid of an augmented batch."""
+    """Draws figures to check before a run: a class histogram per split and a 4 x 4 grid of an augmented batch."""
     config.output.mkdir(parents=True, exist_ok=True)
     plot_class_histogram(dataset.class_counts(), config.output / "classes.png")
     batches = train_batches(
@@ -112,8 +113,8 @@ def draw_data(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def _origin(bundle: Bundle) -> Mapping[str, Any]:
-    """A bundle that was trained on: what it has seen, this one has seen."""
-    # What became of the bundle's thresholds is not what its weights were trained on.
+    """Describes the starting bundle: what it was trained on counts as seen by this one too."""
+    # Later changes of the bundle's thresholds do not concern the data that its weights were trained on.
     kept = {key: value for key, value in bundle.spec.provenance.items() if key not in ("updates", "recalibration")}
     return {"name": bundle.spec.name, "id": bundle.id, "provenance": kept}
 

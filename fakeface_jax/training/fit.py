@@ -1,4 +1,4 @@
-"""From cached features to a calibrated bundle: the heads fitted, thresholds found on sources they had not seen.
+"""Fits a detector on cached features and writes a calibrated bundle, with thresholds from held-out sources.
 
 The detector is a fusion of two experts, whose logits are added: a linear head on a frozen backbone's features, and a
 small network trained end to end that sees finer detail.
@@ -49,13 +49,13 @@ from fakeface_jax.labels import Label
 from fakeface_jax.training.card import model_card
 
 SPLIT = "sources left out"
-"""Name, in calibration and operating points, of the faces that they were fitted on."""
+"""Name, in calibration and operating points, of the faces on which they were fitted."""
 
 RATES = (0.01, FALSE_ALARMS, 0.05)
-"""Error rates of the thresholds that a bundle states; `fake` begins at the middle one."""
+"""Error rates of the thresholds in a bundle; the verdict `fake` begins at the middle one."""
 
 VIDEO_RULE = "worst_person"
-"""Rule that makes one score of a video's faces: the mean of the most fake person's logits."""
+"""Rule that combines the scores of a video's faces: the mean logit of the person with the highest one."""
 
 _CLIP = re.compile(r"(.+)_\d{6}\.png")
 
@@ -65,8 +65,8 @@ class FitResult:
     """Result of a fit.
 
     Attributes:
-        bundle: as written.
-        judged: what leaving sources out says of it.
+        bundle: the bundle as written.
+        judged: results of leaving sources out.
     """
 
     bundle: Bundle
@@ -89,7 +89,7 @@ class Fused:
 
 
 class Recipe:
-    """A recipe that can be fitted on some rows and score others.
+    """A recipe that can be fitted on some rows to score others.
 
     Args:
         table: all rows.
@@ -140,14 +140,13 @@ def fit_detector(
     """Fits, judges, calibrates and writes a bundle.
 
     Args:
-        table: development data; the test split is not in it.
-        config: what is fitted.
-        backbone: whose features the table holds.
-        detail: the small network, whose last pooling the table holds.
+        table: development data without the test split.
+        config: settings of the fit.
+        backbone: the backbone whose features are in the table.
+        detail: the small network whose pooled features are in the table.
 
     Raises:
-        DataError: too few sources, or one class only.
-        BundleError: the bundle cannot be written.
+        DataError: there are too few sources, or one class only.
     """
     started = time.monotonic()
     # Other views in the cache have no say, in the principal components either.
@@ -189,7 +188,7 @@ def fit_detector(
 
 
 def _model(config: FitConfig, backbone: Backbone, detail: Bundle) -> dict[str, Any]:
-    """Describes the fusion as `fakeface_jax.models.create_model` takes it."""
+    """Returns the configuration of the fusion for `fakeface_jax.models.create_model`."""
     probe = {
         "name": "feature_probe",
         "backbone": backbone.name,
@@ -214,26 +213,28 @@ def _video_decision(clips: _Scored) -> VideoDecision:
 
 
 def trained_sources(bundle: Bundle) -> tuple[str, ...]:
-    """Returns the sources that a bundle was trained on: those that its test split has.
+    """Returns the sources that a bundle was trained on: those in its metrics on the test split.
 
     Raises:
-        ConfigError: the bundle does not say.
+        ConfigError: the bundle does not list them.
     """
     found = tuple(bundle.spec.metrics.get("sources", {}))
     if not found:
-        raise ConfigError(f"{bundle.path}: does not say which sources it saw; run fakeface evaluate --card on it")
+        raise ConfigError(
+            f"{bundle.path}: does not list the sources it was trained on; run fakeface evaluate --card on it"
+        )
     return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Scored:
-    """Faces or clips that were scored by heads that had not seen their source, ready to be calibrated on.
+    """Faces or clips with scores of heads that had not seen their source, ready for calibration.
 
     Attributes:
-        labels: 0 real, 1 fake.
-        logits: a face's own, or the mean over a clip's faces.
-        groups: what must not be parted.
-        sources: merged as they were left out.
+        labels: 0 for real, 1 for fake.
+        logits: the logit of a face, or the mean over a clip's faces.
+        groups: entries of one group must stay together.
+        sources: names of the sources, merged as they were held out.
     """
 
     labels: np.ndarray
@@ -242,7 +243,7 @@ class _Scored:
     sources: np.ndarray
 
     def decisions(self) -> tuple[Calibration, tuple[OperatingPoint, ...], VerdictBands]:
-        """Probabilities, thresholds and bands; classes count alike, and sources within them."""
+        """Fits probabilities, thresholds and bands with equal weights of classes, and of the sources within a class."""
         weights = balanced_weights(self.labels, self.sources)
         calibration = fit_calibration(self.labels, self.logits, split=SPLIT, groups=self.groups, weights=weights)
         p_fake = calibration(self.logits)
@@ -254,7 +255,7 @@ class _Scored:
         return calibration, points, dataclasses.replace(bands, reason=reason)
 
     def _verdicts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which are called fake and which real, each source by thresholds that were chosen on all others."""
+        """Returns masks of what is called fake and real, each source by thresholds that were chosen on all others."""
         called_fake, called_real = np.zeros(len(self.labels), bool), np.zeros(len(self.labels), bool)
         for source in np.unique(self.sources):
             mine = self.sources == source

@@ -1,6 +1,6 @@
-"""What a run writes down: every step's loss (JSONL), every epoch (CSV), TensorBoard.
+"""Logs a run: the loss of every step (JSONL), the metrics of every epoch (CSV), and TensorBoard.
 
-A resumed run first cuts the logs back to its checkpoint, so that each step and epoch stands there once.
+A resumed run first truncates the logs to its checkpoint, so that each step and epoch appears once.
 
 Example:
     >>> with RunLogs(run) as logs:
@@ -21,16 +21,16 @@ EPOCH_COLUMNS = (
     *("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "self_blended", "up_sampled"),
     *("seconds", "images_per_second"),
 )
-"""Columns of epochs.csv: losses in nats, accuracies in [0, 1], training samples that were fakes made of real faces,
-speed of the training part."""
+"""Columns of epochs.csv: losses in nats, accuracies in [0, 1], number of training samples that were fakes made from
+real faces, speed of the training part."""
 
 
 class RunLogs:
     """The log files of one run directory.
 
     Args:
-        directory: of the run.
-        keep_steps: log lines after this step are cut off first: they will be run again.
+        directory: the run directory.
+        keep_steps: lines after this step are removed first, because these steps will run again.
         keep_epochs: the same for rows of epochs.csv after this epoch.
     """
 
@@ -56,7 +56,7 @@ class RunLogs:
     def steps(self, losses: Iterable[tuple[int, float]]) -> None:
         """Appends (step, loss) pairs."""
         for step, loss in losses:
-            # repr-precision: a resumed run can be compared with an uninterrupted one to the last bit.
+            # repr-precision: a resumed run can be compared bit by bit with an uninterrupted one.
             self._steps_file.write(json.dumps({"step": step, "loss": loss}) + "\n")
             self._board.add_scalar("train/step_loss", loss, step)
         self._steps_file.flush()
@@ -84,7 +84,7 @@ class RunLogs:
                 if json.loads(line)["step"] <= keep_steps:
                     kept.append(line + "\n")
             except (json.JSONDecodeError, KeyError):
-                continue  # the line that kill -9 cut through
+                continue  # a line that kill -9 left incomplete
         self._steps_path.write_text("".join(kept), encoding="utf-8")
         with self._epochs_path.open(newline="", encoding="utf-8") as file:
             rows = [_numbers(row) for row in csv.DictReader(file)]
@@ -93,5 +93,5 @@ class RunLogs:
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    # Whole numbers stay whole: a resumed run writes "2", not "2.0".
+    # Integers stay integers: a resumed run writes "2", not "2.0".
     return {key: int(value) if key in _COUNTS else float(value) for key, value in row.items()}

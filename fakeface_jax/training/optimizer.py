@@ -1,4 +1,4 @@
-"""The optimiser of a run: Adam or AdamW, a schedule, layer-wise learning rates, frozen stages.
+"""Makes the optimiser of a run: Adam or AdamW, a schedule, layer-wise learning rates, frozen stages.
 
 Example:
     >>> optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3, schedule="cosine"), network, steps=10_000)
@@ -19,10 +19,10 @@ from fakeface_jax.training.train_config import NetworkConfig, OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The rate of each step of a run of `steps`: a linear warm-up, then constant or a cosine that ends at zero."""
+    """Returns the learning rate by step: a linear warm-up, then constant or a cosine that ends at zero."""
     warmup = round(config.warmup * steps)
     if config.schedule == "cosine":
-        # Loshchilov and Hutter, 2017. A warm-up of no step would divide by it.
+        # Loshchilov and Hutter, 2017. The schedule would divide by a warm-up of zero steps.
         return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
     constant = optax.constant_schedule(config.learning_rate)
     if not warmup:
@@ -33,22 +33,22 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, network: Network, *, steps: int, trained: NetworkConfig = NetworkConfig()
 ) -> optax.GradientTransformation:
-    """The update rule of a run.
+    """Returns the update rule of a run.
 
     Args:
-        network: whose weights it moves; `stage_of` orders them.
-        steps: of the whole run, for the schedule.
-        trained: which of them, by `frozen_stages` and `tune`.
+        network: the network whose weights are updated; `stage_of` orders them.
+        steps: steps of the whole run, for the schedule.
+        trained: which weights are trained, by `frozen_stages` and `tune`.
 
     Raises:
-        ConfigError: layer normalisations are to be tuned and there are none.
+        ConfigError: only layer normalisations are to be tuned, but there are none.
     """
     flat = nnx.to_flat_state(network.params)
     stages = [network.stage_of(path) for path, _ in flat]
     last = max(stages)
 
     def tree(values: list[Any]) -> Any:
-        """One value per weight, in the place of the weight's array."""
+        """Builds a tree with one value per weight, in the place of the weight's array."""
         return jax.tree.unflatten(jax.tree.structure(network.params), values)
 
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
@@ -59,7 +59,9 @@ def make_optimizer(
     moving = [stage >= trained.frozen_stages for stage in stages]
     if trained.tune == "layer-norm":
         if network.config["name"] != "vit":
-            raise ConfigError(f"{network.config['name']!r} has no layer normalisation to tune; only vit has")
+            raise ConfigError(
+                f"{network.config['name']!r} has no layer normalisation to tune; use --tune all, or the network vit"
+            )
         moving = [moves and layer_norm_only(path) for moves, (path, _) in zip(moving, flat, strict=True)]
     if not all(moving):
         kinds = tree(["moved" if moves else "frozen" for moves in moving])
@@ -72,5 +74,5 @@ def make_optimizer(
 
 
 def _decays(params: Any) -> Any:
-    """Weights that are products with their input decay; scales, shifts and biases, of one axis, do not."""
+    """Tells which weights decay: matrices and kernels do; scales, shifts and biases, which have one axis, do not."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,9 +1,9 @@
-"""The training loop: one linear story from configuration to best weights.
+"""The training loop, from a configuration to the weights with the lowest validation loss.
 
-Early stopping and the best checkpoint go by the LOWEST validation loss. (The report's
-ModelCheckpoint watched val_loss with mode='max', which keeps the worst epoch.)
+Early stopping and the best checkpoint use the LOWEST validation loss. (The report's ModelCheckpoint watched val_loss
+with mode='max', which keeps the worst epoch.)
 
-The loop prints nothing: a `Reporter` hears what happens.
+The loop itself prints nothing: it calls a `Reporter`.
 
 Example:
     >>> result = train(TrainConfig(data=Path("data"), output=Path("runs/first"), epochs=3), reporter)
@@ -41,17 +41,17 @@ from fakeface_jax.training.train_state import Layout, TrainState, init_state
 from fakeface_jax.training.train_step import make_eval_step, make_train_step
 
 FLUSH_EVERY = 10
-"""Steps between fetches of losses: fetching each at once would make the host wait for the device every step."""
+"""Steps between fetches of losses: fetching each loss at once would make the host wait for the device every step."""
 
 _DIVERGED_REMEDY = "start anew with a lower learning rate"
 
 
 class Interrupted(FakeFaceError):
-    """A signal asked the run to stop; it has saved and can be resumed.
+    """Raised when a signal stops the run; everything is saved and the run can be resumed.
 
     Args:
-        signum: which signal.
-        step: the last step that was saved.
+        signum: number of the signal.
+        step: the last saved step.
     """
 
     def __init__(self, signum: int, step: int) -> None:
@@ -60,41 +60,42 @@ class Interrupted(FakeFaceError):
         self.step = step
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signum).name} after step {self.step}, saved; resume with --resume"
+        name = signal.Signals(self.signum).name
+        return f"stopped by {name} after step {self.step}; everything is saved, continue with --resume"
 
 
 class Diverged(FakeFaceError):
-    """The loss became infinite or no number."""
+    """Raised when the loss is infinite or not a number."""
 
     diverged = True
 
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Hears how a run goes; programs show it, tests record it."""
+    """Receives the progress of a run; programs show it, tests record it."""
 
     def start(self, text: str) -> None:
-        """Once, before the first step: configuration, device, sizes."""
+        """Called once before the first step, with configuration, device and sizes."""
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """Now and then: `done` of `total` steps of this epoch."""
+        """Called from time to time after `done` of `total` steps of this epoch."""
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
-        """After each epoch: its row of epochs.csv, and whether it has the lowest validation loss so far."""
+        """Called after each epoch with its row of epochs.csv; `best` if it has the lowest validation loss so far."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        network: what was trained.
+        network: the trained network.
         weights: (params, stats) with the lowest validation loss.
-        dataset: what it was trained on.
-        start: the bundle that it went on from, as it was then; None for other starts.
+        dataset: the data set it was trained on.
+        start: the bundle from which it started, as it was then; None for other starts.
         epochs: rows of epochs.csv.
-        best_epoch: counted from 1.
-        best_val_loss: in nats.
+        best_epoch: number of the best epoch, counted from 1.
+        best_val_loss: lowest validation loss, in nats.
     """
 
     network: Network
@@ -108,7 +109,7 @@ class TrainResult:
 
 @dataclasses.dataclass
 class _Memory:
-    """What the loop must remember beside the state; saved with every checkpoint."""
+    """The loop's progress besides the state; saved with every checkpoint."""
 
     epoch: int = 1
     step_in_epoch: int = 0
@@ -123,18 +124,18 @@ class _Memory:
 
 
 def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> TrainResult:
-    """Runs, or continues, a training.
+    """Runs a training, or continues it.
 
     Args:
-        config: the run.
-        reporter: hears how it goes.
-        resume: continue from the run directory's last checkpoint, with the same sequence of losses that an
-            uninterrupted run would have had.
+        config: settings of the run.
+        reporter: receives the progress.
+        resume: continue from the run directory's last checkpoint, with the same sequence of losses as an
+            uninterrupted run.
 
     Raises:
-        ConfigError: the run directory holds a run already and `resume` is off, or holds one of another configuration.
+        ConfigError: the run directory contains a run already and `resume` is off, or a run of another configuration.
         DataError: the data cannot be used.
-        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        Interrupted: SIGTERM or SIGINT arrived; everything is saved.
         Diverged: the loss is not finite; the message names the step.
     """
     run = _set_up(config)
@@ -161,7 +162,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                 pending: list[tuple[int, Any]] = []
                 while memory.step_in_epoch < steps:
                     batch = layout.split(next(iterator))
-                    # Nothing else may cross between host and device here: a stray fetch would stall every step.
+                    # No other transfer between host and device is allowed here: a stray fetch would stall every step.
                     with jax.transfer_guard("disallow"):
                         state, metrics = run.train_step(state, batch)
                     step += 1
@@ -174,7 +175,7 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                         loss = memory.loss_sum / memory.count
                         reporter.step(memory.epoch, memory.step_in_epoch, steps, loss)
                     if due or stop:
-                        # A signal may have come since the condition above.
+                        # A signal may have arrived since the condition above.
                         _flush(pending, memory, logs)
                         memory.train_seconds += time.perf_counter() - started
                         started = time.perf_counter()
@@ -199,7 +200,8 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
                 )
                 save()
                 if stop:
-                    # It came during the evaluation. After the last epoch too: what follows belongs to the next start.
+                    # The signal arrived during the evaluation. After the last epoch too: the next start does what
+                    # follows.
                     checkpoints.wait()
                     raise Interrupted(stop[0], step)
             checkpoints.wait()
@@ -215,10 +217,10 @@ def train(config: TrainConfig, reporter: Reporter, *, resume: bool = False) -> T
 
 
 def dry_run(config: TrainConfig) -> str:
-    """Does everything once, one step and one evaluation batch, writes nothing, and says what a run would do.
+    """Runs one step and one evaluation batch, writes nothing, and describes what a run would do.
 
     Raises:
-        ConfigError, DataError: as `train`.
+        ConfigError, DataError: as in `train`.
         Diverged: the first loss is not finite.
     """
     run = _set_up(config)
@@ -228,7 +230,7 @@ def dry_run(config: TrainConfig) -> str:
     loss = float(metrics["loss"])
     seconds = time.perf_counter() - started
     if not math.isfinite(loss):
-        raise Diverged(f"the loss of the first step is {loss}")
+        raise Diverged(f"the loss of the first step is {loss}; check the data, or lower the learning rate")
     held_out = next(_validation_batches(run, config))
     run.eval_step(state.weights, run.layout.split(held_out))
     return (
@@ -238,7 +240,7 @@ def dry_run(config: TrainConfig) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What training and a dry run have in common."""
+    """The parts that training and a dry run have in common."""
 
     dataset: Dataset
     layout: Layout
@@ -300,28 +302,30 @@ def _prepare_directory(config: TrainConfig, run: _Run, resume: bool) -> None:
     dataset = run.dataset
     story = {"config": config.story(), "manifest_sha256": dataset.manifest_sha256, "crop": str(dataset.crop)}
     if run.start is not None:
-        # The weights alone: other thresholds make no other start.
+        # Only the weights count: other thresholds do not make another start.
         story["start"] = hashlib.sha256((run.start.path / WEIGHTS).read_bytes()).hexdigest()
     if path.exists():
         if not resume:
-            raise ConfigError(f"{config.output}: holds a run already; add --resume or name another directory")
+            raise ConfigError(f"{config.output}: already contains a run; add --resume or name another directory")
         before = json.loads(path.read_text(encoding="utf-8"))
         if before["story"] != story:
             changed = [key for key in story if before["story"].get(key) != story[key]]
             raise ConfigError(f"{config.output}: the run was started with another {', '.join(changed)}; use the same")
         workers = before["resolved"]["loader"]["workers"]
         if workers != config.loader.workers:
-            # The batches would be the same; Grain's note of the position among them is of another form.
+            # The batches would be the same, but Grain stores the position among them in another form.
             raise ConfigError(f"{config.output}: the run was started with {workers} reading workers; use as many")
     elif resume:
-        raise ConfigError(f"{config.output}: there is no run to resume")
+        raise ConfigError(f"{config.output}: there is no run to resume; start it without --resume")
     try:
         config.output.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps({"resolved": config.to_dict(), "story": story}, indent=2) + "\n")
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{config.output}: cannot be written: {error.strerror or error}") from error
+        raise DataError(
+            f"{config.output}: cannot be written: {error.strerror or error}; name another directory"
+        ) from error
 
 
 def _describe(config: TrainConfig, run: _Run, step: int) -> str:
@@ -352,7 +356,7 @@ def _flush(pending: list[tuple[int, Any]], memory: _Memory, logs: RunLogs) -> No
 
 
 def _validation_batches(run: _Run, config: TrainConfig) -> Iterator[Batch]:
-    """What is left out of training has no say in which weights are kept either."""
+    """Yields validation batches without what training leaves out, which must not influence the choice of weights."""
     return evaluation_batches(
         run.dataset.source("validation"),
         config.loader.batch_size,
@@ -386,7 +390,7 @@ def _epoch_row(memory: _Memory, step: int, validation: dict[str, float]) -> dict
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT are noted in; a second one ends the process as usual."""
+    """Yields a list to which SIGTERM and SIGINT are added; a second signal ends the process as usual."""
     noted: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and how it lies on the devices.
+"""The state of a run between steps, and its layout on the devices.
 
 Example:
     >>> state = init_state(build_network({"name": "report"}, seed=0), optimizer)
@@ -24,16 +24,16 @@ from fakeface_jax.models import Network
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Step counter, weights, statistics and the optimiser's memory: one pytree.
+    """Step counter, weights, statistics and the optimiser's state, as one pytree.
 
-    JAX and Orbax also make it of placeholders and of shapes, so the types hold for states that a step takes.
+    JAX and Orbax also fill it with placeholders and shapes; the types hold for states that a step takes.
 
     Attributes:
-        step: updates so far.
-        params: what the optimiser moves.
+        step: number of updates so far.
+        params: weights that the optimiser updates.
         stats: running statistics of normalisation.
-        average: exponential moving average of (params, stats), or None where the run keeps none.
-        opt_state: the optimiser's memory.
+        average: exponential moving average of (params, stats), or None if the run keeps none.
+        opt_state: state of the optimiser.
     """
 
     step: jax.Array | Any
@@ -44,13 +44,13 @@ class TrainState:
 
     @property
     def weights(self) -> tuple[nnx.State, nnx.State]:
-        """The (params, stats) that are validated, kept and shipped: the average where there is one."""
+        """Returns the (params, stats) to validate, keep and store in the bundle: the average, if there is one."""
         return (self.params, self.stats) if self.average is None else self.average
 
 
 def init_state(network: Network, optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
-    """The state before the first step."""
-    # Copies: a step gives the memory of its state away, and no two of its arrays may share one.
+    """Returns the state before the first step."""
+    # Copied: a step donates the memory of its state, and no two of its arrays may share memory.
     mean = jax.tree.map(jnp.array, (network.params, network.stats)) if average else None
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -63,23 +63,23 @@ def init_state(network: Network, optimizer: optax.GradientTransformation, *, ave
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Data parallelism over all local devices: weights everywhere, each device its part of the batch."""
+    """Data parallelism over all local devices: weights are on every device, and the batch is divided among them."""
 
     mesh: Mesh
 
     @classmethod
     def over_local_devices(cls, batch_size: int) -> Layout:
-        """All devices. Raises `ConfigError` where the batch cannot be divided among them."""
+        """Uses all local devices. Raises `ConfigError` if the batch cannot be divided among them."""
         devices = np.array(jax.devices())
         if batch_size % len(devices):
-            raise ConfigError(f"batch size {batch_size} cannot be divided among {len(devices)} devices")
+            raise ConfigError(f"batch size {batch_size} cannot be divided among {len(devices)} devices; use a multiple")
         return cls(Mesh(devices, ("data",)))
 
     def replicate(self, tree: Any) -> Any:
-        """The same values on every device."""
+        """Puts the same values on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def split(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A host batch, divided along its first axis."""
+        """Divides a host batch along its first axis."""
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
         return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

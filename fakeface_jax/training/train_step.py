@@ -1,4 +1,4 @@
-"""The jitted training and evaluation steps: uint8 batch in, augmentation, loss, gradient, update in one program.
+"""The jitted training and evaluation steps: augmentation, loss, gradient and update of a uint8 batch in one program.
 
 Example:
     >>> step = make_train_step(network, optimizer, config)
@@ -26,27 +26,27 @@ from fakeface_jax.training.train_state import TrainState
 
 Metrics = dict[str, jax.Array]
 """Scalars: `loss` (mean binary cross-entropy), `correct` and `count` (samples); in training also `self_blended` and
-`up_sampled`, how many of the samples were fakes made of real faces."""
+`up_sampled`, the numbers of samples that were fakes made from real faces."""
 
 
 def cross_entropy(logits: Float[Array, " n"], labels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Binary cross-entropy per sample, in nats; label 1 is fake."""
+    """Computes the binary cross-entropy per sample, in nats; label 1 is fake."""
     return optax.sigmoid_binary_cross_entropy(logits, labels)
 
 
 def training_loss(logits: Float[Array, " n"], labels: Float[Array, " n"], config: LossConfig) -> Float[Array, ""]:
-    """What a step minimises, in nats."""
+    """Computes the loss that a step minimises, in nats."""
     targets = labels * (1 - config.label_smoothing) + config.label_smoothing / 2
     losses = cross_entropy(logits, targets)
     if not config.separate_classes:
         return losses.mean()
-    # A class that the batch lacks counts nothing, and nothing is divided by zero.
+    # A class that the batch lacks has no weight, and nothing is divided by zero.
     means = [jnp.sum(losses * mine) / jnp.maximum(mine.sum(), 1) for mine in (labels < 0.5, labels > 0.5)]
     return (means[0] + means[1]) / 2
 
 
 def normalize(pixels: Float[Array, "n h w 3"], network: Network) -> Float[Array, "n h w 3"]:
-    """Pixels of 0 to 255 as the network takes them."""
+    """Scales pixels from 0 to 255 as the network takes them."""
     mean, std = (np.array(values, np.float32) for values in pixel_scaling(network.config))
     return (pixels / 255.0 - mean) / std
 
@@ -54,10 +54,10 @@ def normalize(pixels: Float[Array, "n h w 3"], network: Network) -> Float[Array,
 def make_train_step(
     network: Network, optimizer: optax.GradientTransformation, config: TrainConfig
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """The update of one batch. Metrics are of the weights before it, as they were when the batch was seen."""
+    """Returns the update for one batch. Its metrics belong to the weights before the update."""
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        # Keys follow from seed and step alone, so a resumed run draws what an uninterrupted one would.
+        # Keys depend only on seed and step, so a resumed run draws the same as an uninterrupted one.
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         warped = augment(key, batch["image"], config.augment)
         pixels = normalize(degrade(jax.random.fold_in(key, 1), warped, config.degrade), network)
@@ -87,7 +87,7 @@ def make_train_step(
         )
         return moved, metrics
 
-    # Donation: the old weights' memory takes the new ones.
+    # Donation: the new weights take the memory of the old ones.
     return jax.jit(train_step, donate_argnums=0)
 
 
@@ -99,7 +99,7 @@ def _moved_average(state: TrainState, new: tuple[nnx.State, nnx.State], decay: f
 
 
 def make_eval_step(network: Network) -> Callable[[tuple[nnx.State, nnx.State], Any], tuple[jax.Array, Metrics]]:
-    """Logits and sums over the samples of a batch that are no padding; pictures are only rescaled."""
+    """Returns a function from a batch to logits and sums over its unpadded samples; pictures are only rescaled."""
 
     def eval_step(weights: tuple[nnx.State, nnx.State], batch: Any) -> tuple[jax.Array, Metrics]:
         logits = network.apply(*weights, normalize(batch["image"].astype(jnp.float32), network))

@@ -1,11 +1,10 @@
-"""Keeping up with new fakes: a bundle is trained on with new samples and old ones beside each other, and is refused
-where it got worse on what it knew.
+"""Updates a bundle with new fakes: trains on new and old samples together, and rejects the result if it got worse.
 
-The new source is merged so that nothing of it copies a picture that is held out (`data.extension`), cut as the old data
-were, and trained on with replay (`data.replay`). The epoch is chosen by the validation loss over old and new,
-probabilities and thresholds by their calibration splits. Old and new bundle are then compared on their test splits.
-Nothing is chosen by that comparison but whether the bundle is written at all: who tries settings until it passes
-has chosen by the test split, and its figures then flatter.
+The new source is merged so that none of its pictures is a copy of a held-out one (`data.manifest_merge`), cropped like
+the old data, and trained on together with repeated old samples (`data.replay`). The epoch is chosen by the validation
+loss over old and new data, probabilities and thresholds by their calibration splits. The old and the new bundle are
+then compared on their test splits. That comparison only decides if the bundle is written: whoever tries settings until
+it passes has chosen them by the test split, whose figures are then too good.
 
 Example:
     >>> done = update(UpdateConfig(new="folder:new-fakes", data=(Path("data"),), output=Path("runs/update")), reporter)
@@ -39,27 +38,27 @@ from fakeface_jax.training.train_config import NetworkConfig, OptimizerConfig, T
 from fakeface_jax.training.train_loop import Reporter, train
 
 MANIFEST = "manifest.parquet"
-"""In the run directory: old and new rows, what the next update takes."""
+"""File in the run directory with old and new rows, for the next update."""
 
 NEW_MANIFEST = "new.parquet"
 DATA = "data"
 TRAINING = "training"
-"""In the run directory: the run of `train`, whose `bundle` is the candidate."""
+"""Directory in the run directory with the run of `train`, whose `bundle` is the candidate."""
 
 TEST_SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateResult:
-    """How an update ended.
+    """The result of an update.
 
     Attributes:
-        candidate: the new model, calibrated; in `training/bundle` whether it was accepted or not.
-        comparison: old against new bundle on the test splits of old and new data.
-        losses: sources that lost more than allowed; empty where it was accepted.
-        bundle: what was accepted, in `bundle`; None where it was refused.
-        other_data: the old bundle was not trained on the old data: their test split may hold pictures that it has seen,
-            so that its own figures flatter.
+        candidate: the new model, calibrated; in `training/bundle` even if it was rejected.
+        comparison: old and new bundle on the test splits of old and new data.
+        losses: sources that lost more than allowed; empty if the candidate was accepted.
+        bundle: the accepted bundle, in `bundle`; None if it was rejected.
+        other_data: the old bundle was not trained on the old data: it may have seen pictures of their test split, and
+            its own figures are then too good.
         data: old and new crops together.
     """
 
@@ -79,29 +78,29 @@ def update(
     progress: Callable[[int, int], None] | None = None,
     placed: Callable[[Manifest], None] | None = None,
 ) -> UpdateResult:
-    """Trains a bundle on with new and old samples, calibrates, compares, and writes it unless it lost too much.
+    """Trains a bundle on new and old samples, calibrates and compares it, and writes it unless it lost too much.
 
-    The run directory gets `new.parquet` and `manifest.parquet` (new rows; old and new), `data` (crops of the new
-    source), `training` (as `train` and `finish` leave it), `comparison.json` and, if accepted, `bundle`.
+    The run directory contains `new.parquet` and `manifest.parquet` (new rows; old and new rows), `data` (crops of the
+    new source), `training` (as `train` and `finish` leave it), `comparison.json` and, if accepted, `bundle`.
 
     Args:
-        config: of the update.
-        reporter: hears how the training goes.
-        resume: go on where an update in the same directory stopped, or judge it by another `max_loss`.
-        progress: called with (new pictures read, new pictures in all).
+        config: settings of the update.
+        reporter: receives the progress of the training.
+        resume: continue an update that stopped in the same directory, or judge it by another `max_loss`.
+        progress: called with (new pictures read, all new pictures).
         placed: called with the new rows once they have groups and splits.
 
     Raises:
-        ConfigError: settings, bundle, manifest and data that do not fit each other.
-        DataError: a source that cannot be read, or too few new pictures to train and test on.
-        BundleError: `bundle` cannot be read, or has no weights that training can go on from.
-        Interrupted, Diverged: as `train`.
+        ConfigError: settings, bundle, manifest and data do not belong together.
+        DataError: a source cannot be read, or has too few new pictures to train and test on.
+        BundleError: `bundle` cannot be read, or its weights cannot be trained further.
+        Interrupted, Diverged: as in `train`.
     """
     old = load_bundle(config.bundle)
     if "backbone" in old.spec.provenance:
         raise ConfigError(
-            f"{old.path}: is fitted on cached features; add the source with fakeface features and run fakeface fit, or "
-            "name --bundle lite0"
+            f"{old.path}: was fitted on cached features; add the source with fakeface features and run fakeface fit, "
+            "or name --bundle lite0"
         )
     _check_directory(config, resume)
     before = join_datasets([open_dataset(path) for path in config.data])
@@ -147,13 +146,14 @@ def update(
 def training_config(
     config: UpdateConfig, bundle: Bundle, new_data: Path, *, learned: Collection[str] = ()
 ) -> TrainConfig:
-    """The training that an update is: the bundle's own augmentation and network, a low learning rate, replay.
+    """Returns the settings of the update's training: the bundle's augmentation and network, a low rate, old samples.
 
     Args:
-        config: of the update.
-        bundle: what is trained on.
+        config: settings of the update.
+        bundle: the bundle to train further.
         new_data: crops of the new source.
-        learned: what is new, as `leave_out` would name it: what the bundle had left out is learned now.
+        learned: names, in the form of `leave_out`, of new samples: if the bundle had left them out, they are learnt
+            now.
     """
     spec = bundle.spec
     still_out = tuple(name for name in left_out(spec) if name not in learned)
@@ -166,7 +166,7 @@ def training_config(
         model=str(spec.model["name"]),
         init_from=str(bundle.path),
         epochs=config.epochs,
-        patience=config.epochs,  # few as they are, and the rate falls to zero by the last
+        patience=config.epochs,  # there are few epochs, and the rate falls to zero by the last
         seed=config.seed,
         dtype=spec.model.get("dtype", "float32"),
         network=NetworkConfig(**network),
@@ -180,7 +180,7 @@ def training_config(
 
 
 _NO_DEGRADATION = dict.fromkeys(("colour", "blur", "noise", "scale", "jpeg", "erase"), 0.0)
-"""What bundles of before degradations were trained with."""
+"""Settings of bundles that were trained before there were degradations."""
 
 
 def _names(kind: type) -> list[str]:
@@ -192,19 +192,19 @@ def _as_before(kind: type[Any], stored: Mapping[str, Any] | None, bundle: Bundle
         return kind(**(stored or {}))
     except TypeError as error:
         raise BundleError(
-            f"{bundle.path}: was trained with settings that this release does not know: {error}"
+            f"{bundle.path}: was trained with settings that this release does not know: {error}; use that release"
         ) from error
 
 
 def _check_directory(config: UpdateConfig, resume: bool) -> None:
     if (config.output / "bundle").exists():
-        raise ConfigError(f"{config.output}: holds a finished update; name another directory")
+        raise ConfigError(f"{config.output}: already contains a finished update; name another directory")
     if (config.output / TRAINING).exists() and not resume:
-        raise ConfigError(f"{config.output}: holds an update already; add --resume or name another directory")
+        raise ConfigError(f"{config.output}: already contains an update; add --resume or name another directory")
 
 
 def _save_new(fresh: Manifest, path: Path) -> None:
-    """Crops that an interrupted update cut are of the rows that it had."""
+    """Saves the new rows; the crops of an interrupted update belong to the rows that it had."""
     if path.exists() and load_manifest(path).fingerprint() != fresh.fingerprint():
         raise ConfigError(f"{path.parent}: was started with other new pictures; name another directory")
     fresh.save(path)
@@ -213,7 +213,8 @@ def _save_new(fresh: Manifest, path: Path) -> None:
 def _check_fits(bundle: Bundle, data: Dataset) -> None:
     if data.crop != bundle.spec.crop:
         raise ConfigError(
-            f"{data.path} holds crops {data.crop}, the bundle takes {bundle.spec.crop}; name the data it was trained on"
+            f"{data.path} has crops {data.crop}, but the bundle takes {bundle.spec.crop}; name the data it was "
+            "trained on"
         )
     for split in ("train", "validation", "calibration", TEST_SPLIT):
         if split not in data.sizes:
@@ -221,18 +222,18 @@ def _check_fits(bundle: Bundle, data: Dataset) -> None:
 
 
 def _manifest_path(config: UpdateConfig) -> Path:
-    """The one that is named, or the nearest beside or above the newest crops."""
+    """Returns the named manifest, or the nearest one beside or above the newest crops."""
     if config.manifest is not None:
         return config.manifest
     newest = config.data[-1].resolve()
     for folder in (newest, *list(newest.parents)[:4]):
         if (folder / MANIFEST).is_file():
             return folder / MANIFEST
-    raise ConfigError(f"{config.data[-1]}: no {MANIFEST} beside it; name what the data were built from with --manifest")
+    raise ConfigError(f"{config.data[-1]}: no {MANIFEST} beside it; name the data's manifest with --manifest")
 
 
 def _check_known(manifest: Manifest, data: Dataset, config: UpdateConfig) -> None:
-    """A manifest of other data would let copies of test pictures into training."""
+    """Refuses a manifest of other data, which would let copies of test pictures into training."""
     splits = {row.id: row.split for row in manifest.used()}
     for split in data.sizes:
         for record in data.source(split, pictures=False):
@@ -248,14 +249,14 @@ def _check_enough(fresh: Manifest, new: str) -> None:
     for split in ("train", TEST_SPLIT):
         if not fresh.used(split):
             reasons = sorted({row.left_out.split(":")[0] for row in fresh.left_out()})
-            left = f" ({len(fresh.left_out())} left out: {', '.join(reasons)})" if reasons else ""
-            raise DataError(f"{new}: no picture of it is in the {split} split{left}; an update needs more pictures")
+            left = f" ({len(fresh.left_out())} excluded: {', '.join(reasons)})" if reasons else ""
+            raise DataError(f"{new}: none of its pictures is in the {split} split{left}; add more pictures")
 
 
 def _check_cut(added: Dataset, new: str) -> None:
     for split in ("train", TEST_SPLIT):
         if split not in added.sizes:
-            raise DataError(f"{new}: no face was found in its {split} pictures; give more, or larger ones")
+            raise DataError(f"{new}: no face was found in its {split} pictures; add more, or larger ones")
 
 
 def _scored(name: str, bundle: Bundle, data: Dataset) -> Scored:
@@ -277,7 +278,7 @@ def _write_comparison(path: Path, config: UpdateConfig, comparison: Comparison, 
 
 
 def _accept(config: UpdateConfig, old: Bundle, candidate: Bundle, comparison: Comparison) -> Bundle:
-    """The candidate under the run's name, with where it comes from."""
+    """Writes the candidate under the run's name, with its origin."""
     update = {"from": {"name": old.spec.name, "id": old.id}, "new": config.new, "max_loss": config.max_loss}
     earlier: Sequence[Any] = old.spec.provenance.get("updates", ())
     provenance = {**candidate.spec.provenance, "updates": [*earlier, update]}

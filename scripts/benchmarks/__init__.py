@@ -1,4 +1,4 @@
-"""What `scripts/benchmark.py` measures: one module per section, and what they share.
+"""The sections of `scripts/benchmark.py`, one module each, and the code that they share.
 
-`contenders/` holds the programs that do the work, ours and the peers'; each runs in a process of its own.
+`contenders/` contains the programs that do the work, ours and the peers'; each runs in a process of its own.
 """

@@ -1,4 +1,4 @@
-"""Videos to measure on, made of the sample clip: of any size and length, H.264 as phones and sites write it.
+"""Makes videos to measure on from the sample clip: of any size and length, H.264 as phones and websites write it.
 
 Example:
     >>> make_clip(folder / "clip.mp4", width=1920, height=1080, frames=100, megabits=8)
@@ -22,14 +22,14 @@ FPS = 30
 
 
 def make_clip(path: Path, *, width: int, height: int, frames: int, megabits: float) -> None:
-    """The sample forth and back, scaled and cut to the size, with fine noise, which scaling has taken away.
+    """Writes the sample forwards and backwards, scaled and cropped, with the fine noise that scaling removes.
 
     Args:
-        path: of the file.
-        width: in pixels.
-        height: in pixels.
-        frames: the last looks like the first, so that the clip can be repeated without a cut.
-        megabits: per second.
+        path: path of the file.
+        width: width in pixels.
+        height: height in pixels.
+        frames: number of frames; the last looks like the first, so that the clip can be repeated without a cut.
+        megabits: bit rate in Mbit/s.
     """
     with av.open(str(SAMPLE)) as source:
         scene = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
@@ -54,7 +54,7 @@ def make_clip(path: Path, *, width: int, height: int, frames: int, megabits: flo
 
 
 def repeat(clip: Path, path: Path, seconds: float) -> None:
-    """Copies the packets of a clip one behind the other until the video is that long."""
+    """Copies the packets of a clip repeatedly until the video has the given length."""
     with av.open(str(clip)) as source, av.open(str(path), "w") as target:
         video = source.streams.video[0]
         stream = target.add_stream_from_template(video)

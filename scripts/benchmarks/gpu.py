@@ -1,8 +1,8 @@
-"""Training steps on an accelerator in bfloat16, where JAX finds one, with the floor that the chip sets beside them.
+"""Measures training steps on an accelerator in bfloat16, if JAX finds one, and the limit that the chip sets.
 
-Images per second of a step at growing batches; the share of the chip's peak that XLA's count of operations comes to;
-the floor, the longer of operations at peak rate and bytes at peak bandwidth; and what is lost when the step is fed from
-files. No machine with an accelerator has run this yet.
+Reported are images per second of a step at growing batches; the share of the chip's peak by XLA's count of operations;
+the limit, which is the longer of operations at peak rate and bytes at peak bandwidth; and the loss when the step is fed
+from files. No machine with an accelerator has run this yet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLOOR = "the chip's floor"
 
 
 def measure(settings: Settings) -> list[Row]:
-    """A row per network and batch; one that says so where there is no accelerator."""
+    """Returns a row per network and batch, or a row that says that there is no accelerator."""
     program = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
     if done.stdout.strip() in ("", "cpu"):
@@ -66,7 +66,7 @@ def _step(settings: Settings, name: str, batch: int) -> Row:
 
 
 def _fed(settings: Settings) -> Row:
-    """What the input pipeline costs of the step."""
+    """Measures how much the input pipeline slows the step down."""
     batch, steps = BATCHES[0], 2 if settings.quick else 20
     write_batch(settings.folder, size=150, batch=batch, dtype="bfloat16")
     folder = str(settings.folder)

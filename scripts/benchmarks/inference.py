@@ -1,7 +1,7 @@
-"""Inference of the shipped models: ours, with the backend that a user gets on a CPU, beside the peers' runtimes.
+"""Measures inference of the bundled models: ours, with the default backend of a CPU, beside the peers' runtimes.
 
-All compute the same network from the same weights, from uint8 pixels to logits; P(fake) is compared with ours. In
-float32, and quantised to int8 on training faces. Batches of 1, 8 and 32; the malloc setting is everybody's default.
+All compute the same network with the same weights, from uint8 pixels to logits; P(fake) is compared with ours. Measured
+in float32 and quantised to int8 on training faces, with batches of 1, 8 and 32 and everybody's default malloc setting.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCHES = {1: 24, 8: 5, 32: 2}
 """Batch size -> calls per turn."""
 
 CALIBRATION = 128
-"""Pictures that the quantisers are shown."""
+"""Number of pictures that the quantisers observe."""
 
 FLOAT = {
     "ONNX Runtime": "onnxruntime",
@@ -42,7 +42,7 @@ INT8 = {"OpenVINO, int8": "openvino-int8", "LiteRT, int8": "litert-int8"}
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Both models, each batch size."""
+    """Measures both models at each batch size."""
     found: list[Row] = []
     for name, told in BUNDLES.items():
         found += _bundle(settings, name, told)
@@ -76,7 +76,7 @@ def _bundle(settings: Settings, name: str, told: str) -> list[Row]:
 
 
 def _profile(workers: Workers, settings: Settings) -> str:
-    """What takes the time of one picture in float32."""
+    """Describes where the time of one picture in float32 is spent."""
     parts = workers.ask("ours", {"batch": 1, "repeats": 0})["parts"]
     longest = sorted(parts.items(), key=lambda one: -one[1])[:6]
     told = "ms per picture by kind of layer: " + ", ".join(f"{kind} {value:.2f}" for kind, value in longest)
@@ -95,7 +95,7 @@ def _rows(
     failed: Mapping[str, str],
     calibration: Calibration,
 ) -> list[Row]:
-    """One row in float32, one in int8; `pictures` were computed in each turn."""
+    """Returns a row in float32 and one in int8; `pictures` were computed in each turn."""
     values = {name: [pictures / one["seconds"] for one in found] for name, found in answers.items()}
     p_fake = {name: sigmoid(calibration.logit(np.array(found[0]["logits"]))) for name, found in answers.items()}
     apart = {name: float(f"{np.abs(p_fake[name] - p_fake['ours']).max():.1e}") for name in p_fake}
@@ -129,7 +129,7 @@ def _rows(
 def export(bundle: Bundle, folder: Path) -> None:
     """Writes the layers of a bundle's network, batch normalisation folded in, for `contenders/networks.py`."""
     layers = inference_layers(bundle.spec.model, bundle.weights)
-    assert layers is not None  # both bundles that ship have layers
+    assert layers is not None  # both bundled models have layers
     arrays: dict[str, np.ndarray] = {}
 
     def told(layer: Layer) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def export(bundle: Bundle, folder: Path) -> None:
 
 
 def faces(size: int, count: int) -> np.ndarray:
-    """Crops of training faces, uint8 [count, size, size, 3]; where none were built, parts of the sample pictures."""
+    """Returns crops of training faces, uint8 [count, size, size, 3]; without any, parts of the sample pictures."""
     data = ROOT / "runs" / "data" / "fake_faces" / f"faces-{size}"
     if data.exists():
         from fakeface_jax.data.dataset import open_dataset

@@ -1,7 +1,7 @@
-"""Peak memory of `fakeface score`: a video of one hour against one of ten seconds.
+"""Measures the peak memory of `fakeface score` for a video of one hour and one of ten seconds.
 
-Small pictures, so that what grows with the number of frames is not hidden behind the frames themselves. With the
-default sampling, and with every 30th frame, of which an hour has 3,600.
+The pictures are small, so that they do not hide what grows with the number of frames. Measured with the default
+sampling and with every 30th frame, of which an hour has 3,600.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from benchmarks.workers import environment
 
 _TEN = "ten seconds"
 
-# A process as small as can be starts the command: until it runs a program of its own, a child counts as large as its
-# parent, and this one has just encoded a video.
+# A minimal process starts the command: until it runs a program of its own, a child counts as large as its parent, and
+# this process has just encoded a video.
 _LAUNCH = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Both samplings. An hour at every 30th frame takes minutes, and memory hardly varies: that row has one round."""
+    """Measures both samplings. An hour at every 30th frame takes minutes, and memory hardly varies: one round."""
     seconds, long = (10, 3600) if not settings.quick else (1, 3)
     short, hour = settings.folder / "short.mp4", settings.folder / "hour.mp4"
     settings.tell(f"making videos of {seconds} and {long} s")
@@ -57,7 +57,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def peak(video: Path, words: Sequence[str]) -> float:
-    """The greatest resident memory of `fakeface score`, in MB."""
+    """Returns the peak resident memory of `fakeface score`, in MB."""
     command = [sys.executable, "-m", "fakeface_jax.cli.main", "score", str(video), "--format", "json", *words]
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCH, *command], env=environment(), cwd=ROOT, capture_output=True, text=True

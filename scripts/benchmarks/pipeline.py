@@ -1,8 +1,8 @@
-"""Training from end to end: ArrayRecord files, augmentation and step, against the same step on a batch that is there.
+"""Measures training from end to end (ArrayRecord files, augmentation and step) against the step on a fixed batch.
 
-Fed as the training loop feeds it (Grain's threads, uint8 to the device, the warp inside the step, losses fetched every
-ten steps); beside it, the report's own way, Keras's ImageDataGenerator.flow_from_directory, on the same crops: the very
-JPEG bytes, in folders.
+The step is fed as in the training loop (Grain's threads, uint8 to the device, the warp inside the step, losses fetched
+every ten steps). The comparison is the report's own method, Keras's ImageDataGenerator.flow_from_directory, on the same
+crops: the original JPEG bytes, in folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WHAT = f"training from end to end, the report's network, batch {BATCH}, with au
 
 
 def measure(settings: Settings) -> list[Row]:
-    """One row; says so where the crops were not built."""
+    """Returns one row, or one that says that the crops were not built."""
     if not DATA.exists():
         why = f"not measured: no crops in {DATA.relative_to(ROOT)}; make data-report builds them"
         return [Row(what=_WHAT, missing={"ours": why})]
@@ -63,7 +63,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def export(folder: Path, limit: int | None) -> int:
-    """Writes the training crops into folder/real and folder/fake, as they are stored; how many."""
+    """Writes the stored training crops into folder/real and folder/fake; returns how many."""
     from fakeface_jax.data.dataset import open_dataset
 
     source = open_dataset(DATA).source("train", pictures=False)

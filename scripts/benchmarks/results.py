@@ -1,4 +1,4 @@
-"""What a measurement is: values of each contender round by round, ratios within the rounds, and a goal.
+"""Measurements: values of each contender by round, ratios within the rounds, and goals.
 
 Example:
     >>> row = Row(what="training step", unit="images/s", ours="ours", values={"ours": [72.0], "Keras": [60.0]},
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 OURS = ("jax", "jaxlib", "flax", "openvino", "opencv-python", "numpy", "grain")
 PEERS = ("torch", "tensorflow", "keras", "onnxruntime", "openvino", "ai-edge-litert", "nncf", "numpy")
-"""Packages whose versions are stated."""
+"""Packages whose versions are recorded."""
 
 _RATES = ("images/s", "frames/s")
 """Units of which more is better; of all others less is."""
@@ -34,15 +34,15 @@ _RATES = ("images/s", "frames/s")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every section is told.
+    """The settings that every section gets.
 
     Attributes:
-        rounds: how often everybody is measured.
-        peers: the interpreter of the peers' environment; None measures ours alone.
-        folder: for files in passing.
-        quick: as little work as shows that the program runs; its numbers mean nothing.
-        profile: also say where the time goes.
-        tell: hears of progress.
+        rounds: number of measurements of each contender.
+        peers: Python interpreter of the peers' environment; None measures only our code.
+        folder: directory for temporary files.
+        quick: do as little work as possible, to test the program; the numbers mean nothing.
+        profile: also report where the time is spent.
+        tell: called with messages about the progress.
     """
 
     rounds: int
@@ -55,13 +55,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What a ratio, ours to theirs, should be.
+    """A goal for a ratio, ours to theirs.
 
     Attributes:
-        text: as the table says it.
-        peers: with the best of whom ours is compared; those that were not measured are passed over.
-        at_least: for rates.
-        at_most: for seconds and bytes.
+        text: wording in the table.
+        peers: ours is compared with the best of these; those that were not measured are ignored.
+        at_least: lower limit, for rates.
+        at_most: upper limit, for seconds and bytes.
     """
 
     text: str
@@ -75,14 +75,14 @@ class Row:
     """One measurement.
 
     Attributes:
-        what: was done.
-        unit: of the values.
-        ours: which contender is compared with the others.
-        values: of each contender, one per round.
-        goals: each gets a line in the table.
+        what: description of the work.
+        unit: unit of the values.
+        ours: the contender that is compared with the others.
+        values: values of each contender, one per round.
+        goals: the goals; each gets a line in the table.
         note: conditions that a reader has to know.
-        checks: that the work was the same: what was compared, and how far it was apart.
-        missing: why there are no values, or why a contender has none.
+        checks: comparisons that show that the work was the same, with the differences found.
+        missing: reasons why there are no values, or why a contender has none.
     """
 
     what: str
@@ -95,7 +95,7 @@ class Row:
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: medians and ranges, ratios to every other contender, and what became of the goals."""
+        """Returns plain JSON values: medians, ranges, ratios to every other contender, and the results of the goals."""
         mine = self.values.get(self.ours, ())
         ratios = {
             name: spread([a / b for a, b in zip(mine, theirs, strict=True)])
@@ -130,13 +130,13 @@ class Row:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest, with four digits."""
+    """Returns median, smallest and largest value, with four digits."""
     found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Describes the machine on which the numbers were measured."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -157,7 +157,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(peers: Path | None) -> dict[str, dict[str, str]]:
-    """Of Python and of the packages in our environment and the peers'."""
+    """Returns the versions of Python and of packages in our environment and the peers'."""
     found = {"ours": {"python": platform.python_version()} | _installed(OURS)}
     if peers is not None:
         program = (
@@ -181,7 +181,7 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where files differ from it; `unknown` outside a checkout."""
+    """Returns the checkout's commit, marked if files differ from it; `unknown` outside a checkout."""
     try:
         run = ["git", "-C", str(ROOT)]
         name = subprocess.run([*run, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
@@ -194,14 +194,14 @@ def commit() -> str:
 
 
 def section(rows: Sequence[Row], settings: Settings, *, started: float, ended: float, load: float) -> dict[str, Any]:
-    """A section's results with all that a reader needs to judge them.
+    """Returns a section's results with all facts that a reader needs to judge them.
 
     Args:
-        rows: what was measured.
-        settings: how.
-        started: seconds since the epoch.
-        ended: the same.
-        load: of the machine before the first measurement.
+        rows: the measurements.
+        settings: settings of the section.
+        started: start, in seconds since the epoch.
+        ended: end, in seconds since the epoch.
+        load: load of the machine before the first measurement.
     """
     date = datetime.datetime.fromtimestamp(started, datetime.UTC)
     return {

@@ -1,8 +1,8 @@
-"""The first score of a cold process: the whole command, from starting Python to the result, against less work.
+"""Measures the first score of a cold process, from starting Python to the result, against processes that do less.
 
-`fakeface classify` on one picture, detector included, against a process that only imports JAX, and against one that
-makes ONNX Runtime's first prediction with the same weights: no detector, no command line. Files are in the page cache
-for everybody: one round goes before the first that counts.
+`fakeface classify` on one picture, including detection, is compared with a process that only imports JAX, and with one
+that makes ONNX Runtime's first prediction with the same weights, without detector and command line. Files are in the
+page cache for everybody: one round is run before the first that counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ session.run(None, {"pictures": numpy.zeros((1, 224, 224, 3), numpy.uint8)})
 
 
 def measure(settings: Settings) -> list[Row]:
-    """One row."""
+    """Returns the single row of this section."""
     command = [sys.executable, "-m", "fakeface_jax.cli.main", "classify", str(PICTURE)]
     script = Path(sys.executable).with_name("fakeface")
     if script.exists():
@@ -70,7 +70,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def _onnx_file(settings: Settings) -> Path:
-    """The shipped model as ONNX, made by the peers' environment."""
+    """Exports the bundled model as ONNX with the peers' environment."""
     export(load_bundle("lite0"), settings.folder)
     import numpy as np
 
@@ -87,7 +87,7 @@ def _seconds(command: Sequence[str], extra: Mapping[str, str] | None = None) -> 
 
 
 def _profile(command: Sequence[str], count: int = 8) -> str:
-    """The modules that take longest of themselves, in milliseconds."""
+    """Lists the modules with the longest import times of their own, in milliseconds."""
     done = subprocess.run(
         command,
         env=environment() | {"PYTHONPROFILEIMPORTTIME": "1"},

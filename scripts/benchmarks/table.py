@@ -1,4 +1,4 @@
-"""Results as Markdown: first every goal with what came of it, then all values, then machine, versions, commit, date.
+"""Formats results as Markdown: first every goal and its result, then all values, then machine, versions, commit, date.
 
 Example:
     >>> text = table({"sections": {"startup": {...}}})
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-"""What is between them in a document is written by the program."""
+"""Markers in a document; the program writes the text between them."""
 
 _MET = {True: "yes", False: "**no**", None: "-"}
 
 
 def read(files: Sequence[Path]) -> dict[str, Any]:
-    """The sections of several result files; of a section that several hold, the last one's."""
+    """Reads the sections of several result files; if several have a section, the last one counts."""
     sections: dict[str, Any] = {}
     for path in files:
         sections |= json.loads(path.read_text(encoding="utf-8"))["sections"]
@@ -27,7 +27,7 @@ def read(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """All of it."""
+    """Formats all results."""
     sections = results["sections"]
     quick = [name for name, section in sections.items() if section["quick"]]
     parts = [f"**Run with --quick, so that these numbers mean nothing: {', '.join(quick)}.**"] if quick else []
@@ -39,15 +39,15 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def put_between_markers(document: Path, text: str) -> None:
-    """Replaces what stands between the markers of a document.
+    """Replaces the text between the markers of a document.
 
     Raises:
-        ValueError: it has no markers.
+        ValueError: the document has no markers.
     """
     before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{document} has no lines {BEGIN} and {END}")
+        raise ValueError(f"{document} has no lines {BEGIN} and {END}; add them where the results should be")
     document.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 

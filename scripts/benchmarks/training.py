@@ -1,7 +1,7 @@
-"""Training steps on one batch: the report's network and the shipped model's, ours beside plain Flax and the peers.
+"""Measures training steps on one batch: the report's network and the bundled one, ours beside plain Flax and peers.
 
-Everybody starts from the same weights, takes the same uint8 batch of 32 and updates with Adam in float32; the losses of
-the first steps are compared. All run with the malloc setting of `make train`, which helps PyTorch even more than ours.
+All start from the same weights, take the same uint8 batch of 32 and update with Adam in float32; the losses of the
+first steps are compared. All run with the malloc setting of `make train`, which helps PyTorch even more than ours.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NOTE = "float32, Adam, from uint8, two threads, all with the malloc setting of 
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Both networks."""
+    """Measures both networks."""
     return [_report(settings), _shipped(settings)]
 
 
 def write_batch(folder: Path, *, size: int, batch: int = BATCH, dtype: str = "float32") -> None:
-    """A batch of smooth random pictures with random labels, for all contenders."""
+    """Writes a batch of smooth random pictures with random labels, for all contenders."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (batch, size // 10 + 1, size // 10 + 1, 3), np.uint8)
     images = coarse.repeat(10, 1).repeat(10, 2)[:, :size, :size]
@@ -52,7 +52,7 @@ def _report(settings: Settings) -> Row:
 
 
 def _shipped(settings: Settings) -> Row:
-    # 224 pixels and no fewer: all strides meet even sizes, which the PyTorch network relies on.
+    # At least 224 pixels: all strides then meet even sizes, which the PyTorch network relies on.
     write_batch(settings.folder, size=224 if not settings.quick else 64, batch=BATCH if not settings.quick else 2)
     programs = _torch(settings, "efficientnet_lite0") if settings.peers is not None else {}
     return _row(
@@ -107,14 +107,14 @@ def _row(
 
 
 def _apart(first: dict[str, dict[str, Any] | None]) -> float:
-    """The largest difference of a loss from ours, as a share of it."""
+    """Returns the largest difference of a loss from ours, as a share of it."""
     given = [one["losses"] for one in first.values() if one is not None]
     apart = max(abs(a - b) / abs(b) for losses in given for a, b in zip(losses, given[0], strict=True))
     return float(f"{apart:.2g}") if math.isfinite(apart) else apart
 
 
 def _profile(workers: Workers, settings: Settings) -> str:
-    """Seconds of our step's parts; the backward pass is what the gradient takes beyond the forward pass."""
+    """Returns seconds of our step's parts; the backward pass is the gradient's time beyond the forward pass."""
     steps = 1 if settings.quick else 3
     seconds = {
         part: workers.ask("ours", {"steps": steps, "part": part})["seconds"] / steps

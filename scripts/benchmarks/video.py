@@ -1,7 +1,7 @@
-"""Scoring a 1080p H.264 video with one face, against decoding it alone with the same decoder.
+"""Measures scoring of a 1080p H.264 video with one face against decoding it alone with the same decoder.
 
-Every frame, against OpenCV reading every frame; and two frames a second, against OpenCV grabbing all and converting
-those. Beside both stand our own reader, which also reads the file through once to index it, and scoring with the
+Every frame is compared with OpenCV reading every frame; two frames a second are compared with OpenCV grabbing all and
+converting those. Also measured are our own reader, which reads the file once to index it, and scoring with the
 report's network, which computes less.
 """
 
@@ -23,7 +23,7 @@ _CONTENDERS = {
 
 
 def measure(settings: Settings) -> list[Row]:
-    """Both rows."""
+    """Measures both rows."""
     width, height, frames, turns = (1920, 1080, 100, 3) if not settings.quick else (320, 180, 15, 1)
     part, clip = settings.folder / "part.mp4", settings.folder / "clip.mp4"
     settings.tell(f"making a clip of {frames * turns} frames, {width} x {height}")

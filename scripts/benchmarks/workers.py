@@ -1,9 +1,8 @@
-"""Contenders as processes that take turns: one works, all others stand still.
+"""Runs contenders as processes that take turns: one works while all others are stopped.
 
-Each has an interpreter and an environment of its own (a peer's packages need not agree with ours, and glibc reads its
-malloc setting before a process starts). While one is asked, the others are stopped by a signal, so that nobody's idle
-threads spin on the cores that another one is measured on. Questions and answers are lines of JSON; the other end is
-`contenders/serving.py`.
+Each has an interpreter and an environment of its own (a peer's packages may conflict with ours, and glibc reads its
+malloc setting before a process starts). While one is measured, the others are stopped by a signal, so that their idle
+threads do not use its cores. Questions and answers are lines of JSON; the other end is `contenders/serving.py`.
 
 Example:
     >>> with Workers(tell) as workers:
@@ -27,13 +26,13 @@ from types import TracebackType
 from typing import Any
 
 CORES = 2
-"""So many cores are used by everybody, however many the machine has."""
+"""Number of cores that every contender uses, even if the machine has more."""
 
 TUNED = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000:"
     "glibc.malloc.top_pad=1000000000"
 }
-"""Huge pages and a heap that is not given back: what `make train` sets, and what PyTorch gains by even more."""
+"""Huge pages and a heap that is not returned: the settings of `make train`, from which PyTorch gains even more."""
 
 _THREADS = {name: str(CORES) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")}
 
@@ -42,30 +41,30 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class ContenderFailed(Exception):
-    """A contender ended, or answered with an error; the text is the last line that it wrote."""
+    """Raised when a contender ends or answers with an error; the text is the last line that it wrote."""
 
 
 def use_cores() -> None:
-    """Keeps this process, and all that it starts, on the first `CORES` cores, where the system lets it."""
+    """Keeps this process and its children on the first `CORES` cores, if the system allows it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
 def environment(*, tuned: bool = False) -> dict[str, str]:
-    """Of a contender: our packages are found, thread counts are set, and the malloc setting if asked for."""
+    """Returns a contender's environment: path of our packages, thread counts and, if asked for, the malloc setting."""
     kept = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     return kept | _THREADS | {"PYTHONPATH": str(_ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | (TUNED if tuned else {})
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """How a contender is started.
+    """The command that starts a contender.
 
     Attributes:
-        file: in `contenders/`.
-        arguments: of its command line.
+        file: file in `contenders/`.
+        arguments: arguments of its command line.
         python: the interpreter; this one by default.
-        tuned: with the malloc setting.
+        tuned: use the malloc setting.
     """
 
     file: str
@@ -75,10 +74,10 @@ class Program:
 
 
 class Workers:
-    """Running contenders, in the order in which they were started.
+    """The running contenders, in the order in which they were started.
 
     Args:
-        tell: hears of progress and of contenders that failed.
+        tell: called with messages about progress and failed contenders.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -97,11 +96,11 @@ class Workers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of those that run."""
+        """Returns the names of the running contenders."""
         return tuple(self._workers)
 
     def start(self, name: str, program: Program, *, needed: bool = False) -> None:
-        """Starts one and waits until it is ready. One that cannot start is noted in `failed`, and raised if needed."""
+        """Starts one and waits until it is ready. A failure is noted in `failed`, and raised if it is needed."""
         self._tell(f"starting {name}")
         try:
             self._workers[name] = _Worker(program)
@@ -113,16 +112,16 @@ class Workers:
     def take_turns(
         self, rounds: int, question: Mapping[str, Any], *, waking: Mapping[str, Any] | None = None
     ) -> dict[str, list[dict[str, Any]]]:
-        """Asks everybody once for warming up, then in each round; the order turns from round to round.
+        """Asks all contenders once to warm up, then once per round; the order rotates from round to round.
 
         Args:
-            rounds: how many.
-            question: what is asked in each turn.
-            waking: asked first in each turn, and not counted: for work that goes on for hours, of which a turn is a
+            rounds: number of rounds.
+            question: the question of each turn.
+            waking: question that precedes each turn and is not counted, for work that lasts hours, of which a turn is a
                 short piece. The first step after a stop took up to four times as long as the next ones.
 
         Returns:
-            One answer per round of each contender that did not fail.
+            One answer per round from each contender that did not fail.
         """
         for name in self.names:
             self._tell(f"warming {name}")
@@ -140,11 +139,11 @@ class Workers:
         return {name: answers[name] for name in self.names}
 
     def ask(self, name: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        """One answer of one contender. Raises `ContenderFailed`."""
+        """Asks one contender and returns its answer. Raises `ContenderFailed`."""
         return self._workers[name].ask(question)
 
     def try_ask(self, name: str, question: Mapping[str, Any]) -> dict[str, Any] | None:
-        """One answer of one contender; None of one that failed, which is noted in `failed` and asked no more."""
+        """Asks one contender; returns None if it fails, which is noted in `failed`, and then never asks it again."""
         if name in self.failed:
             return None
         try:
@@ -162,7 +161,7 @@ class Workers:
 
 
 class _Worker:
-    """One process, stopped except while it is asked."""
+    """One process, which is stopped except while it is asked."""
 
     def __init__(self, program: Program) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
@@ -200,13 +199,13 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             assert pipe is not None  # opened above
-            with contextlib.suppress(OSError):  # what was still to be written has no reader any more
+            with contextlib.suppress(OSError):  # the remaining output has no reader
                 pipe.close()
 
     def _stop(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
         if hasattr(os, "waitid"):  # on Linux
-            # Until all of its threads stand still; a process that ended meanwhile stays to be waited for.
+            # Until all of its threads are stopped; a process that has ended remains a zombie until it is waited for.
             os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _read(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The TFDS data set `fake_faces`, written from a manifest."""
+"""The TFDS data set `fake_faces`, which is written from a manifest."""

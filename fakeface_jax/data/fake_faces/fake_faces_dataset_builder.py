@@ -1,7 +1,7 @@
-"""TFDS builder of face crops from a manifest: ArrayRecord, no TensorFlow.
+"""A TFDS builder that writes the face crops of a manifest as ArrayRecord, without TensorFlow.
 
-Every picture is decoded, its largest face found and cut with the `crop_face` that scoring uses, and encoded once more
-with one set of JPEG tables, so that every class has the same file history. Use `fakeface data build`, or:
+Every picture is decoded, its largest face is found and cut with the `crop_face` that scoring uses, and the crop is
+encoded with one set of JPEG tables, so that all classes have the same file history. Use `fakeface data build`, or:
 
 Example:
     >>> builder = Builder(manifest="manifest.parquet", data_dir="data", file_format="array_record")
@@ -30,21 +30,21 @@ from fakeface_jax.faces import CropSpec, Face, FaceDetector, crop_face, landmark
 from fakeface_jax.images import decode_image
 
 JPEG_QUALITY = 95
-"""Of the one encoding that all crops go through; 4:4:4 chroma, so that colour keeps its resolution."""
+"""Quality of the one encoding that all crops go through; with 4:4:4 chroma, so that colour keeps its resolution."""
 
 
 SAMPLE_VERSION = "1.1.0"
-"""Of what a stored sample holds."""
+"""Version of the features that a stored sample has."""
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Face crops with label, source, method, group, and where they were cut.
+    """A builder of face crops with label, source, method, group, and their position in the picture.
 
     Args:
         manifest: path of a manifest.
-        crop: how faces are cut; `size` is also the side of stored pictures.
-        whole_images: store the largest centred square of the picture instead of a face: the report's recipe.
-        detector: as `create_detector` takes it.
+        crop: geometry of the crops; `size` is also the side of the stored pictures.
+        whole_images: store the largest centred square of the picture instead of a face, as the report did.
+        detector: name of a detector for `create_detector`.
     """
 
     VERSION = tfds.core.Version(SAMPLE_VERSION)
@@ -71,7 +71,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @property
     def rejected(self) -> list[dict[str, str]]:
-        """Pictures that could not be used while preparing: `id` and `reason`."""
+        """Returns `id` and `reason` of the pictures that could not be used."""
         return list(self._rejected)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -102,7 +102,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         splits = {}
         for split in SPLITS:
             examples = self._generate_examples(manifest.used(split))
-            # TFDS fails on a split without examples, and only looking tells whether there is one.
+            # TFDS fails on a split without examples, and only reading tells if there is one.
             for first in examples:
                 splits[split] = itertools.chain([first], examples)
                 break
@@ -118,7 +118,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             detector=self._detector_spec,
             manifest_sha256=manifest.fingerprint(),
             jpeg_quality=JPEG_QUALITY,
-            # The same list object: it is filled while examples are generated and written with the info afterwards.
+            # The same list object: it is filled while examples are generated, and written with the info afterwards.
             rejected=self._rejected,
         )
 
@@ -133,7 +133,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 self._rejected.append({"id": row.id, "reason": reason})
                 continue
             seen[row.id] += 1
-            # TFDS wants unique keys; two roots of one source may hold the same name.
+            # TFDS needs unique keys; two roots of one source may contain the same name.
             yield f"{row.id}#{seen[row.id]}", example
 
     def _example(self, row: Row, detector: FaceDetector | None) -> dict[str, Any]:
@@ -154,14 +154,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             "method": row.sample.method,
             "group": row.group,
             "box": np.asarray(face.box, np.float32),
-            # In pixels of the stored crop: pseudo-fakes are cut along them.
+            # In pixels of the stored crop: pseudo-fakes are cut along the landmarks.
             "landmarks": landmarks_in_crop(image.shape[:2], face, spec),
             "picture_size": np.asarray([image.shape[1], image.shape[0]], np.int32),
         }
 
 
 def encode_crop(crop: np.ndarray) -> bytes:
-    """One crop as JPEG with the tables that all crops share."""
+    """Encodes one crop as JPEG with the tables that all crops share."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), options)[1].tobytes()
