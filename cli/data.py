@@ -92,7 +92,6 @@ class Build:
         size: side of the crops in pixels.
         margin: side of the cut square relative to the face box.
         whole_images: store whole pictures instead of faces: the report's recipe.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx.
     """
 
     manifest: Annotated[Path, tyro.conf.Positional]
@@ -100,7 +99,6 @@ class Build:
     size: int = 150
     margin: float = 1.3
     whole_images: bool = False
-    detector: str = "centerface"
 
     def run(self) -> int:
         """Builds; the exit code."""
@@ -112,9 +110,7 @@ class Build:
 
         crop = CropSpec(size=self.size, margin=self.margin)
         with quiet_tfds():
-            dataset = build_dataset(
-                self.manifest, self.output, crop, whole_images=self.whole_images, detector=self.detector
-            )
+            dataset = build_dataset(self.manifest, self.output, crop, whole_images=self.whole_images)
         for one in dataset.rejected:
             tell(printable(f"left out: {one['id']}: {one['reason']}"))
         print(", ".join(f"{split} {count:,}" for split, count in dataset.sizes.items()))

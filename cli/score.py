@@ -49,7 +49,6 @@ class Common:
 
     Attributes:
         model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
         format: text for people, json, jsonl or csv for programs.
         output: write the results there instead of to standard output.
         save: write the picture or video with boxes and scores there: a file for one input, a directory for several.
@@ -57,7 +56,6 @@ class Common:
     """
 
     model: Path | None = None
-    detector: str | None = None
     format: Format = "text"
     output: Path | None = None
     save: Path | None = None
@@ -78,7 +76,7 @@ class Common:
             raise ConfigError("--show needs a screen and there is none; use --save FILE")
         bundle = load_bundle(self.model)
         # First, as it gets ready in the background.
-        detector = create_detector(self.detector or bundle.spec.detector)
+        detector = create_detector(bundle.spec.detector)
         return FaceClassifier(bundle), detector
 
 

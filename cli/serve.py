@@ -38,14 +38,12 @@ class Serve:
         config: limits, address, sources.
         state: directory of jobs, reports and tokens; FAKEFACE_STATE, or the user's state directory if not given.
         model: bundle directory, or the name of a model that ships: lite0 (default) or report-cnn.
-        detector: centerface, haar, mtcnn, or yunet:MODEL.onnx; the one the model was trained with if not given.
         log: json for machines, text for people.
     """
 
     config: tyro.conf.OmitArgPrefixes[ServiceConfig] = ServiceConfig()
     state: Path | None = None
     model: Path | None = None
-    detector: str | None = None
     log: Literal["json", "text"] = "text"
 
     def run(self) -> int:
@@ -77,8 +75,8 @@ class Serve:
             stack.enter_context(store.exclusive())
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
             classifier = FaceClassifier.load(self.model)
-            make_detector = functools.partial(create_detector, self.detector or classifier.spec.detector)
-            make_detector()  # a wrong name is found now
+            make_detector = functools.partial(create_detector, classifier.spec.detector)
+            make_detector()  # a bundle's unknown detector is found now
             app = create_app(self.config, store, classifier, make_detector)
             if tracing.wanted():
                 stack.callback(tracing.instrument(app).shutdown)

@@ -34,7 +34,7 @@ class Verify:
     def run(self) -> int:
         """Verifies; the exit code."""
         from fakeface_jax.classifier import FaceClassifier
-        from fakeface_jax.detectors import DETECTORS, create_detector
+        from fakeface_jax.detectors import create_detector
         from fakeface_jax.video.report.verification import compare, read_reports
         from fakeface_jax.video.scoring import file_sha256, score_video
 
@@ -52,10 +52,7 @@ class Verify:
                 f"{self.report} was made with the model {stated['name']} {stated['id'][:12]}, this is "
                 f"{classifier.spec.name} {classifier.bundle.id[:12]}; name that one with --model"
             )
-        name = old.record["detector"]
-        if name not in DETECTORS:  # a report names no file to be opened here, as yunet:MODEL does
-            raise ConfigError(f"the report's face detector {name!r} does not come with fakeface; it cannot be verified")
-        detector = create_detector(name)
+        detector = create_detector(old.record["detector"])
         new = score_video(classifier, detector, self.video, old.sampling, rule=old.record["aggregation"])
         found = compare(old, new)
         lines = [f"note: {note}" for note in found.notes]

@@ -132,8 +132,6 @@ def test_usage_errors(words, capsys):
         ("classify", "nothing to score was named"),
         ("score", "nothing to score was named"),
         ("classify x.png --model no/such/model", "no/such/model: no bundle here"),
-        ("classify x.png --model {model} --detector nose", "unknown face detector 'nose'; known: centerface"),
-        ("score x.mp4 --model {model} --detector yunet:gone.onnx", "'gone.onnx' is no file"),
         ("classify x.png --model {model} --show", "--show needs a screen and there is none; use --save FILE"),
         ("score x.mp4 --model {model} --show", "--show needs a screen and there is none; use --save FILE"),
         ("classify x.png --model {model} --save x.bmp", "--save x.bmp: cannot write .bmp"),

@@ -5,16 +5,16 @@ import json
 import re
 from pathlib import Path
 
-import fakeface_jax.video.report.video_report
 import jsonschema
 import pytest
-from fakeface_jax.video.report.verification import compare, read_reports
-from fakeface_jax.video.report.video_report import FRAME_COLUMNS, SUMMARY_COLUMNS, ErrorRecord
 
+import fakeface_jax.video.report.video_report
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.detectors import create_detector
 from fakeface_jax.errors import DataError, OpenError
 from fakeface_jax.video.reading.sampling import Sampling
+from fakeface_jax.video.report.verification import compare, read_reports
+from fakeface_jax.video.report.video_report import FRAME_COLUMNS, SUMMARY_COLUMNS, ErrorRecord
 from fakeface_jax.video.scoring import score_image, score_video
 
 SAMPLES = Path(__file__).parent.parent / "samples"
