@@ -226,8 +226,8 @@ class PyAVFile(FileSource):
             if self._kept is not None and packet is not None and packet.size:
                 stamp = _seconds(packet, self._stream)
                 # Not left to FFmpeg (`skip_frame = "NONREF"`), under which H.264's decoder says nothing of a damaged
-                # packet that others refer to: of the clip `damaged-h264`, 0 frames were counted as dropped and not 3. Of
-                # AV1, dav1d takes what its first packet was given for all that follow: the clip `av1` lost wanted frames.
+                # packet that others refer to: of the clip `damaged-h264`, 0 frames were counted as dropped and not
+                # 3. Of AV1, dav1d takes what its first packet was given for all: `av1` lost wanted frames.
                 if stamp not in self._kept and self._units.is_disposable(bytes(packet)):
                     self._not_given.append(stamp)
                     continue
