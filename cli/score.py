@@ -129,8 +129,9 @@ class Score(Common):
     Attributes:
         videos: video files, directories (without hidden files and linked folders) or globs.
         sampling: which frames are looked at; 32 evenly spread ones if nothing is said.
-        rule: how scores of faces become one: mean_of_logits, mean, median, trimmed_mean, top_k, confident, deepware,
-            worst_person or worst_window; the one the model was calibrated for if not given.
+        rule: how the scores of faces become one: worst_person, the mean of the most fake person, or worst_window, the
+            worst two seconds, which finds short fakes and errs more often; the one the model was calibrated for if not
+            given.
         html: write a page to read and to pass on there: a file for one video, a directory for several.
         frame_table: write one row per face and sampled frame there: .csv or .parquet.
         reports: keep each video's report in this directory as JSON, as soon as it is known; --output has all of a run.
