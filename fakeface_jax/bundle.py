@@ -64,7 +64,6 @@ class BundleSpec:
         operating_points: thresholds at stated error rates.
         bands: the verdict bands in force.
         video: the same for scores of whole videos; None where that was not fitted.
-        int8: ranges of activations, by layer, where the model computes in int8 (`fakeface_jax.backends.int8`).
         provenance: data, licences, command, versions, device: free-form, for people and reports.
         metrics: per source, on the test split: free-form, for people and reports.
     """
@@ -78,7 +77,6 @@ class BundleSpec:
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
     video: VideoDecision | None = None
-    int8: Mapping[str, tuple[float, float]] | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -93,8 +91,7 @@ class Bundle:
         id: sha256 over weights and specification without its metrics; reports quote it.
         path: where it was loaded from.
         reference: uncalibrated logits of `fakeface_jax.backends.reference.probe_crops`, by JAX when the bundle was
-            saved, or in int8 where it computes so; None in bundles of older releases, and for networks that JAX alone
-            runs.
+            saved; None for networks that JAX alone runs.
     """
 
     spec: BundleSpec
@@ -183,14 +180,13 @@ def _stored(weights: Mapping[str, np.ndarray], dtype: np.dtype | type) -> dict[s
 def _reference(spec: BundleSpec, stored: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """What a backend will be checked by; None where JAX alone will run the network."""
     from fakeface_jax.backends.inference_layers import inference_layers
-    from fakeface_jax.backends.reference import int8_logits, reference_logits
+    from fakeface_jax.backends.reference import reference_logits
 
     weights = {key: np.asarray(value, np.float32) for key, value in stored.items()}
     # Heads on a backbone, and fusions of networks, are what OpenVINO runs too.
     if spec.model.get("name") not in ("feature_probe", "experts") and inference_layers(spec.model, weights) is None:
         return None
-    answer = reference_logits if spec.int8 is None else int8_logits
-    logits = answer(spec, weights)
+    logits = reference_logits(spec, weights)
     # A network that answers nothing but NaN says so itself; there is nothing to check others by.
     return {"logits": [float(value) for value in logits]} if np.isfinite(logits).all() else None
 
@@ -287,7 +283,6 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             calibration=Calibration(**document["calibration"]),
             operating_points=_parse_points(document["operating_points"]),
             video=_parse_video(document.get("video")),  # older bundles have none
-            int8=_parse_ranges(document.get("int8")),
             provenance=document["provenance"],
             metrics=document["metrics"],
         )
@@ -303,15 +298,6 @@ def _parse_reference(document: Mapping[str, Any], path: Path) -> tuple[float, ..
         return tuple(float(value) for value in found["logits"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error
-
-
-def _parse_ranges(ranges: Mapping[str, Any] | None) -> dict[str, tuple[float, float]] | None:
-    if ranges is None:
-        return None
-    found = {str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}
-    if not all(np.isfinite(ends).all() and ends[0] < ends[1] for ends in found.values()):
-        raise ValueError("a range of an int8 activation")
-    return found
 
 
 def _parse_points(points: Sequence[Mapping[str, Any]]) -> tuple[OperatingPoint, ...]:

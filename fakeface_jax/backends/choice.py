@@ -20,7 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fakeface_jax.backends.reference import TOLERANCE, TOLERANCE_INT8, agrees, probe_crops, reference_logits
+from fakeface_jax.backends.reference import agrees, probe_crops, reference_logits
 from fakeface_jax.backends.xla import JaxBackend
 from fakeface_jax.bundle import Bundle
 from fakeface_jax.errors import BundleError, ConfigError
@@ -50,17 +50,12 @@ def create_backend(bundle: Bundle, name: BackendName = "auto") -> Backend:
     """Makes a bundle's network run.
 
     Raises:
-        ConfigError: an unknown name; or OpenVINO was asked for, by name or by a bundle in int8, and it is not
-            installed, cannot run this network, or gives other answers than it should.
+        ConfigError: an unknown name; or OpenVINO was asked for, and it is not installed, cannot run this network, or
+            gives other answers than it should.
         BundleError: the network is unknown to this release, or the weights are not its own.
     """
     if name not in ("auto", "openvino", "jax"):
         raise ConfigError(f"unknown backend {name!r}; known: auto, openvino, jax")
-    if bundle.spec.int8 is not None:
-        # Its probabilities and thresholds are those of int8: no other arithmetic will do.
-        if name == "jax":
-            raise ConfigError(f"{bundle.path}: computes in int8, which JAX does not; use the model that it was made of")
-        return _checked_openvino(bundle)
     if name == "openvino" or (name == "auto" and not _has_accelerator()):
         try:
             return _checked_openvino(bundle)
@@ -73,7 +68,7 @@ def create_backend(bundle: Bundle, name: BackendName = "auto") -> Backend:
 
 def _checked_openvino(bundle: Bundle) -> Backend:
     spec = bundle.spec
-    remedy = "choose the backend jax" if spec.int8 is None else "use the model that it was made of"
+    remedy = "choose the backend jax"
     if importlib.util.find_spec("openvino") is None:
         raise ConfigError(f"{bundle.path}: OpenVINO is not installed; pip install openvino, or {remedy}")
     try:
@@ -87,18 +82,16 @@ def _checked_openvino(bundle: Bundle) -> Backend:
     except (ImportError, OSError, RuntimeError) as error:
         # Its library does not load here, or has no plug-in for this processor.
         raise ConfigError(f"{bundle.path}: OpenVINO does not work here: {error}; {remedy}") from error
-    tolerance = TOLERANCE if spec.int8 is None else TOLERANCE_INT8
     expected = np.asarray(() if bundle.reference is None else bundle.reference, np.float32)
-    if agrees(answers, expected, tolerance=tolerance):
+    if agrees(answers, expected):
         return backend
-    if spec.int8 is None:
-        # A bundle of an older release, or one that got other weights since it was loaded: JAX is asked now.
-        try:
-            expected = reference_logits(spec, bundle.weights)
-        except ConfigError as error:
-            raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
-        if agrees(answers, expected):
-            return backend
+    # The bundle got other weights since it was loaded, or holds no answers: JAX is asked now.
+    try:
+        expected = reference_logits(spec, bundle.weights)
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
+    if agrees(answers, expected):
+        return backend
     raise ConfigError(f"{bundle.path}: OpenVINO answers {answers} where {expected} is right; {remedy}")
 
 

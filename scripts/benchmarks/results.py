@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 OURS = ("jax", "jaxlib", "flax", "openvino", "opencv-python", "numpy", "grain")
-PEERS = ("torch", "tensorflow", "keras", "onnxruntime", "openvino", "ai-edge-litert", "nncf", "numpy")
+PEERS = ("torch", "tensorflow", "keras", "onnxruntime", "openvino", "ai-edge-litert", "numpy")
 """Packages whose versions are stated."""
 
 _RATES = ("images/s", "frames/s")
