@@ -282,7 +282,7 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             normalization=Normalization(mean=tuple(normalization["mean"]), std=tuple(normalization["std"])),
             calibration=Calibration(**document["calibration"]),
             operating_points=_parse_points(document["operating_points"]),
-            video=_parse_video(document.get("video")),  # older bundles have none
+            video=_parse_video(document["video"]),
             provenance=document["provenance"],
             metrics=document["metrics"],
         )
@@ -291,11 +291,9 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
 
 
 def _parse_reference(document: Mapping[str, Any], path: Path) -> tuple[float, ...] | None:
-    found = document.get("reference")
-    if found is None:
-        return None
     try:
-        return tuple(float(value) for value in found["logits"])
+        found = document["reference"]
+        return None if found is None else tuple(float(value) for value in found["logits"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error
 

@@ -34,9 +34,6 @@ _SCHEMA = pa.schema(
         ("size", pa.float32()),
     ]
 )
-_LATER = ("method", "size")
-"""Columns that files of earlier releases lack; they then say nothing."""
-
 _LEFT_OUT = np.zeros(0)
 """Stands for a column that was not given, until the number of faces is known."""
 
@@ -140,7 +137,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Reads what `save` wrote, also in releases without methods and sizes.
+        """Reads what `save` wrote.
 
         Raises:
             DataError: missing, no Parquet file, or other columns.
@@ -153,13 +150,10 @@ class Predictions:
             raise DataError(f"{path}: cannot read predictions: {error.strerror or error}; check the path") from error
         except pa.ArrowInvalid as error:
             raise DataError(f"{path}: no Parquet file, or a damaged one; make the predictions again") from error
-        missing = [name for name in _SCHEMA.names if name not in table.column_names and name not in _LATER]
-        if missing or any(table[name].null_count for name in _SCHEMA.names if name in table.column_names):
+        missing = [name for name in _SCHEMA.names if name not in table.column_names]
+        if missing or any(table[name].null_count for name in _SCHEMA.names):
             lacks = f"columns {', '.join(missing)}" if missing else "values"
             raise DataError(f"{path}: predictions lack {lacks}; make them again")
-        columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group")}
-        if "method" in table.column_names:
-            columns["methods"] = np.asarray(table["method"].to_pylist())
-        if "size" in table.column_names:
-            columns["sizes"] = table["size"].to_numpy()
-        return cls(labels=table["label"].to_numpy(), logits=table["logit"].to_numpy(), **columns)
+        columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group", "method")}
+        columns |= {f"{name}s": table[name].to_numpy() for name in ("label", "logit", "size")}
+        return cls(**columns)

@@ -173,8 +173,6 @@ class TrainConfig:
         for name in ("output", "data", "patience", "checkpoint_every", *free):
             del kept[name]
         kept["loader"].pop("workers")  # changes no batch
-        if self.new_share is None:  # runs of earlier releases do not have it
-            del kept["new_share"]
         return kept
 
 
