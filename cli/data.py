@@ -91,9 +91,8 @@ class Build:
         manifest: manifest of `fakeface data merge`.
         output: the TFDS data directory to write.
         size: side of the crops in pixels.
-        margin: side of the cropped square relative to the face box.
-        whole_images: store whole pictures instead of faces, as the report did.
-        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx.
+        margin: side of the cut square relative to the face box.
+        whole_images: store whole pictures instead of faces: the report's recipe.
     """
 
     manifest: Annotated[Path, tyro.conf.Positional]
@@ -101,7 +100,6 @@ class Build:
     size: int = 150
     margin: float = 1.3
     whole_images: bool = False
-    detector: str = "centerface"
 
     def run(self) -> int:
         """Builds the data set and returns the exit code."""
@@ -113,9 +111,7 @@ class Build:
 
         crop = CropSpec(size=self.size, margin=self.margin)
         with quiet_tfds():
-            dataset = build_dataset(
-                self.manifest, self.output, crop, whole_images=self.whole_images, detector=self.detector
-            )
+            dataset = build_dataset(self.manifest, self.output, crop, whole_images=self.whole_images)
         for one in dataset.rejected:
             tell(printable(f"excluded: {one['id']}: {one['reason']}"))
         print(", ".join(f"{split} {count:,}" for split, count in dataset.sizes.items()))

@@ -2,7 +2,7 @@
 
 Example:
     >>> kept = KeptReports(Path("reports"), resume=True)
-    >>> kept.find("clip.mp4", model_id=..., detector="centerface", sampling=Sampling(frames=32), rule="median", ...)
+    >>> kept.find("clip.mp4", model_id=..., detector="centerface", sampling=Sampling(fps=2), rule="worst_person", ...)
 """
 
 from __future__ import annotations

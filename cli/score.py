@@ -49,8 +49,8 @@ class Common:
     """The options that `classify` and `score` share.
 
     Attributes:
-        model: bundle directory, or the name of a bundled model: lite0 (default) or report-cnn.
-        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx. If omitted: the model's own.
+        model: bundle directory, or the name of a bundled model: lite0, clip-lite0 or report-cnn. If omitted: lite0 for
+            pictures, clip-lite0 for videos.
         format: output format: text for people; json, jsonl or csv for programs.
         output: file for the results, instead of standard output.
         save: write the picture or video with boxes and scores to this file, or for several inputs to this directory.
@@ -58,7 +58,6 @@ class Common:
     """
 
     model: Path | None = None
-    detector: str | None = None
     format: Format = "text"
     output: Path | None = None
     save: Path | None = None
@@ -79,7 +78,7 @@ class Common:
             raise ConfigError("--show needs a screen, and there is none; write the result with --save FILE instead")
         bundle = load_bundle(self.model, medium=medium)
         # The detector is created first, because it initialises in the background.
-        detector = create_detector(self.detector or bundle.spec.detector)
+        detector = create_detector(bundle.spec.detector)
         return FaceClassifier(bundle), detector
 
 
@@ -132,8 +131,9 @@ class Score(Common):
     Attributes:
         videos: video files, directories (without hidden files and linked folders) or globs.
         sampling: which frames are scored. If omitted: 32, evenly spread.
-        rule: how the scores of faces become one: mean_of_logits, mean, median, trimmed_mean, top_k, confident,
-            deepware, worst_person or worst_window. If omitted: the rule that the model was calibrated for.
+        rule: how the scores of faces become one: worst_person, the mean of the most fake person; or worst_window, the
+            worst two seconds, which finds short fakes and errs more often. If omitted: the rule that the model was
+            calibrated for.
         html: write a page to read and to share to this file, or for several videos to this directory.
         frame_table: write a table with one row per face and sampled frame to this file: .csv or .parquet.
         reports: keep each video's report in this directory as JSON, as soon as it is finished; --output has all reports

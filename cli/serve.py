@@ -37,15 +37,14 @@ class Serve:
     Attributes:
         config: address, limits and allowed sources.
         state: directory for jobs, reports and tokens. If omitted: FAKEFACE_STATE, or the user's state directory.
-        model: bundle directory, or the name of a bundled model: lite0 (default) or report-cnn.
-        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx. If omitted: the model's own.
+        model: bundle directory, or the name of a bundled model: lite0, clip-lite0 or report-cnn. If omitted: lite0 for
+            pictures and live sources, clip-lite0 for videos.
         log: format of the log lines: json for programs, text for people.
     """
 
     config: tyro.conf.OmitArgPrefixes[ServiceConfig] = ServiceConfig()
     state: Path | None = None
     model: Path | None = None
-    detector: str | None = None
     log: Literal["json", "text"] = "text"
 
     def run(self) -> int:
@@ -78,8 +77,8 @@ class Serve:
             stack.enter_context(store.exclusive())
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
             classifier = FaceClassifier.load(self.model)
-            make_detector = functools.partial(create_detector, self.detector or classifier.spec.detector)
-            make_detector()  # a wrong name is found now
+            make_detector = functools.partial(create_detector, classifier.spec.detector)
+            make_detector()  # reports an unknown detector before the service starts
             for_videos = classifier if self.model is not None else FaceClassifier.load(medium="video")
             app = create_app(self.config, store, classifier, make_detector, video_classifier=for_videos)
             if tracing.wanted():

@@ -37,9 +37,8 @@ class Streaming:
     """Scores a live stream until it ends or is stopped, and says who looked fake in the last seconds.
 
     Attributes:
-        source: a camera's number (0), an address (rtsp, rtsps, http, https), or a video file, read at its own speed.
-        model: bundle directory, or the name of a bundled model: lite0 (default) or report-cnn.
-        detector: face detector: centerface, haar, mtcnn, or yunet:MODEL.onnx. If omitted: the model's own.
+        source: a camera's number (0), an address (rtsp, rtsps, http, https), or a video file, played at its own speed.
+        model: bundle directory, or the name of a bundled model: lite0 (default), clip-lite0 or report-cnn.
         format: text prints a line per second for people; jsonl prints a record per second and one per event, for
             programs.
         reading: how the source is read.
@@ -52,7 +51,6 @@ class Streaming:
 
     source: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     model: Path | None = None
-    detector: str | None = None
     format: Literal["text", "jsonl"] = "text"
     reading: StreamConfig = StreamConfig()
     scoring: LiveConfig = LiveConfig()
@@ -85,7 +83,7 @@ class Streaming:
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(_signals_that_stop())
             hook = stack.enter_context(Webhook(self.alert_url, tell=tell)) if self.alert_url is not None else None
-            classifier, detector = Common(model=self.model, detector=self.detector, show=self.show).load()
+            classifier, detector = Common(model=self.model, show=self.show).load()
             scorer = LiveScorer(classifier, detector, self.scoring, keep_crops=_KEPT_CROPS if self.save_evidence else 0)
             scorer.warm_up()
             records = stack.enter_context(Records(self.format, output=None, columns=()))

@@ -66,10 +66,9 @@ class BundleSpec:
         calibration: turns the logit into P(fake).
         operating_points: thresholds at stated error rates.
         bands: the verdict bands in force.
-        video: calibration and thresholds for scores of whole videos; None if they were not fitted.
-        int8: ranges of the activations, by layer, if the model computes in int8 (`fakeface_jax.backends.int8`).
-        provenance: data, licences, command, versions, device; free-form, for people and reports.
-        metrics: results per source on the test split; free-form, for people and reports.
+        video: the same for scores of whole videos; None where that was not fitted.
+        provenance: data, licences, command, versions, device: free-form, for people and reports.
+        metrics: per source, on the test split: free-form, for people and reports.
     """
 
     name: str
@@ -81,7 +80,6 @@ class BundleSpec:
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
     video: VideoDecision | None = None
-    int8: Mapping[str, tuple[float, float]] | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -93,11 +91,10 @@ class Bundle:
     Attributes:
         spec: the contents of `bundle.json`.
         weights: parameter path (joined by dots) to float array.
-        id: SHA-256 over the weights and the specification without its metrics; quoted in reports.
-        path: the directory that it was loaded from.
-        reference: uncalibrated logits of `fakeface_jax.backends.reference.probe_crops`, computed by JAX when the bundle
-            was saved, or in int8 if the model computes in int8; None in bundles of older releases, and for networks
-            that only JAX can run.
+        id: sha256 over weights and specification without its metrics; reports quote it.
+        path: where it was loaded from.
+        reference: uncalibrated logits of `fakeface_jax.backends.reference.probe_crops`, by JAX when the bundle was
+            saved; None for networks that JAX alone runs.
     """
 
     spec: BundleSpec
@@ -190,15 +187,14 @@ def _stored(weights: Mapping[str, np.ndarray], dtype: np.dtype | type) -> dict[s
 def _reference(spec: BundleSpec, stored: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """Returns the logits by which backends are checked; None if only JAX will run the network."""
     from fakeface_jax.backends.inference_layers import inference_layers
-    from fakeface_jax.backends.reference import int8_logits, reference_logits
+    from fakeface_jax.backends.reference import reference_logits
 
     weights = {key: np.asarray(value, np.float32) for key, value in stored.items()}
     # OpenVINO also runs heads on a backbone and fusions of networks.
     if spec.model.get("name") not in ("feature_probe", "experts") and inference_layers(spec.model, weights) is None:
         return None
-    answer = reference_logits if spec.int8 is None else int8_logits
-    logits = answer(spec, weights)
-    # If a network's logits are NaN, its answers say so; there is nothing to check a backend by.
+    logits = reference_logits(spec, weights)
+    # A network that answers nothing but NaN says so itself; there is nothing to check others by.
     return {"logits": [float(value) for value in logits]} if np.isfinite(logits).all() else None
 
 
@@ -292,8 +288,7 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
             normalization=Normalization(mean=tuple(normalization["mean"]), std=tuple(normalization["std"])),
             calibration=Calibration(**document["calibration"]),
             operating_points=_parse_points(document["operating_points"]),
-            video=_parse_video(document.get("video")),  # older bundles have none
-            int8=_parse_ranges(document.get("int8")),
+            video=_parse_video(document["video"]),
             provenance=document["provenance"],
             metrics=document["metrics"],
         )
@@ -302,22 +297,11 @@ def _parse_spec(document: Mapping[str, Any], path: Path) -> BundleSpec:
 
 
 def _parse_reference(document: Mapping[str, Any], path: Path) -> tuple[float, ...] | None:
-    found = document.get("reference")
-    if found is None:
-        return None
     try:
-        return tuple(float(value) for value in found["logits"])
+        found = document["reference"]
+        return None if found is None else tuple(float(value) for value in found["logits"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: {SPEC} lacks or misstates {error}; it was made by another release") from error
-
-
-def _parse_ranges(ranges: Mapping[str, Any] | None) -> dict[str, tuple[float, float]] | None:
-    if ranges is None:
-        return None
-    found = {str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}
-    if not all(np.isfinite(ends).all() and ends[0] < ends[1] for ends in found.values()):
-        raise ValueError("a range of an int8 activation")
-    return found
 
 
 def _parse_points(points: Sequence[Mapping[str, Any]]) -> tuple[OperatingPoint, ...]:

@@ -24,7 +24,7 @@ from fakeface_jax.backends.xla import JaxBackend
 from fakeface_jax.bundle import Bundle, Medium, Normalization, load_bundle
 from fakeface_jax.decision import sigmoid
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.faces import Face, crop_face, whole_image_box
+from fakeface_jax.faces import Face, crop_face
 from fakeface_jax.labels import Verdict
 from fakeface_jax.network_config import members, pixel_scaling
 
@@ -147,7 +147,3 @@ class FaceClassifier:
         for index, face in enumerate(faces):
             crops[index] = self.crop(image, face)
         return self.scores(faces, crops)
-
-    def score_whole_image(self, image: UInt8[np.ndarray, "h w 3"]) -> FaceScore:
-        """Scores a picture that is itself a face crop: the model sees its largest centred square."""
-        return self.score_faces(image, [Face(box=whole_image_box(image), confidence=1.0)])[0]

@@ -4,7 +4,7 @@ Detectors return boxes in pixels of the picture they were given. `crop_face` cut
 on or scores, so that a model never sees in use a crop it was not trained on.
 
 Example:
-    >>> faces = create_detector("centerface").detect(image)
+    >>> faces = create_detector().detect(image)
     >>> crops = [crop_face(image, face.box, CropSpec(size=150, margin=1.3)) for face in faces]
 """
 

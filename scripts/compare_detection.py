@@ -32,9 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--detector", default="centerface")
     options = parser.parse_args()
-    detector = create_detector(options.detector)
+    detector = create_detector()
     spec = CropSpec(size=224)
     rows = {spacing: Row() for spacing in SPACINGS}
     with options.csv.open(newline="", encoding="utf-8") as file:

@@ -18,6 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from compared_detectors import MtcnnDetector, YuNetDetector
 from skimage import data
 from sklearn.datasets import load_sample_images
 
@@ -50,9 +51,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--per-source", type=int, default=200)
     options = parser.parse_args()
-    detectors: dict[str, FaceDetector] = {name: create_detector(name) for name in ("centerface", "mtcnn", "haar")}
+    detectors: dict[str, FaceDetector] = {"centerface": create_detector(), "mtcnn": MtcnnDetector()}
     for model in sorted((options.data / "models").glob("*yunet*.onnx")):
-        detectors["yunet"] = create_detector(f"yunet:{model}")
+        detectors["yunet"] = YuNetDetector(model)
     with (options.data / "faces.csv").open(newline="", encoding="utf-8") as file:
         by_source = defaultdict(list)
         for row in csv.DictReader(file):

@@ -158,13 +158,14 @@ def test_the_reference_belongs_to_the_weights_and_not_to_the_identity(tiny_bundl
     bundle = load_bundle(tiny_bundle)
     document = json.loads((tiny_bundle / SPEC).read_text())
     without = {key: value for key, value in document.items() if key not in ("reference", "sha256")}
-    (tmp_path / SPEC).write_text(json.dumps(without | {"sha256": canonical_sha256(without)}))
     (tmp_path / "weights.safetensors").write_bytes((tiny_bundle / "weights.safetensors").read_bytes())
-    older = load_bundle(tmp_path)
-    assert older.reference is None
-    assert older.id == bundle.id
-    for wrong in ({}, {"logits": None}, {"logits": ["x"]}, 3):
-        changed = without | {"reference": wrong}
+    changed = without | {"reference": None}
+    (tmp_path / SPEC).write_text(json.dumps(changed | {"sha256": canonical_sha256(changed)}))
+    unchecked = load_bundle(tmp_path)
+    assert unchecked.reference is None
+    assert unchecked.id == bundle.id
+    wrongs = ({}, {"logits": None}, {"logits": ["x"]}, 3)
+    for changed in (without, *(without | {"reference": wrong} for wrong in wrongs)):
         (tmp_path / SPEC).write_text(json.dumps(changed | {"sha256": canonical_sha256(changed)}))
         with pytest.raises(BundleError, match="lacks or misstates"):
             load_bundle(tmp_path)

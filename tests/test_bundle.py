@@ -17,7 +17,7 @@ FULL_SPEC = BundleSpec(
     name="röntgen 模型",
     model={"name": "report", "size": 64, "dtype": "float32"},
     crop=CropSpec(size=64, margin=1.5),
-    detector="haar",
+    detector="centerface",
     bands=VerdictBands(real_below=0.25, fake_from=0.75, reason="why"),
     normalization=Normalization(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)),
     calibration=Calibration(scale=0.7, bias=-0.2, method="platt", split="calibration", samples=12),

@@ -95,14 +95,6 @@ def test_a_score_is_calibrated_and_judged_by_the_bundles_bands(tiny_bundle, tmp_
         assert score.verdict is verdict
 
 
-def test_the_whole_image_is_scored_as_one_face(classifier, face_picture):
-    wide = np.ascontiguousarray(face_picture[100:300])
-    score = classifier.score_whole_image(wide)
-    assert score.face.box == (0.0, 0.0, 512.0, 200.0)
-    crop = crop_face(wide, score.face.box, classifier.spec.crop)
-    assert score.logit == pytest.approx(float(classifier.logits(crop[None])[0]), abs=1e-5)
-
-
 def test_a_bundle_with_an_unknown_model_is_refused(tiny_bundle, tmp_path):
     plain = load_bundle(tiny_bundle)
     spec = dataclasses.replace(plain.spec, model={"name": "vision-oracle"})

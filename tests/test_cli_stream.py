@@ -95,7 +95,7 @@ def lines(text):
 
 def test_a_fake_file_is_told_saved_and_posted(clip, sure_bundle, tmp_path, capfd):
     with Receiver(200) as receiver:
-        words = ["stream", str(clip), "--format", "jsonl", "--mode", "lossless", "--hold", "1", "--detector", "haar"]
+        words = ["stream", str(clip), "--format", "jsonl", "--mode", "lossless", "--hold", "1"]
         words += ["--alert-url", receiver.url, "--save-evidence", str(tmp_path / "evidence")]
         code = main([*words, "--model", str(sure_bundle)])
     out, err = capfd.readouterr()
@@ -127,7 +127,7 @@ def test_a_fake_file_is_told_saved_and_posted(clip, sure_bundle, tmp_path, capfd
 def test_a_camera_in_text_and_a_stop_after_seconds(sure_bundle, face_picture, capfd):
     with MjpegServer(fps=10, size=(256, 256), picture=face_picture[:256, 96:352]) as server:
         address = server.url.replace("http://", f"http://admin:{SECRET}@") + f"?key={SECRET}"
-        words = ["stream", address, "--hold", "0", "--seconds", "3", "--detector", "haar"]
+        words = ["stream", address, "--hold", "0", "--seconds", "3"]
         code = main([*words, "--model", str(sure_bundle)])
     out, err = capfd.readouterr()
     assert (code, err) == (0, "")
@@ -140,7 +140,7 @@ def test_a_camera_in_text_and_a_stop_after_seconds(sure_bundle, face_picture, ca
 
 def test_signals_end_it_with_a_summary(sure_bundle, face_picture):
     with MjpegServer(fps=10, size=(256, 256), picture=face_picture[:256, 96:352]) as server:
-        words = [str(FAKEFACE), "stream", server.url, "--format", "jsonl", "--detector", "haar"]
+        words = [str(FAKEFACE), "stream", server.url, "--format", "jsonl"]
         process = subprocess.Popen(
             [*words, "--model", str(sure_bundle)],
             stdout=subprocess.PIPE,
@@ -189,7 +189,7 @@ def test_ctrl_c_stops_the_loop_and_a_second_one_everything():
 
 def test_a_source_that_never_answers_is_an_exit_code(tiny_bundle, capfd):
     address = f"http://a:{SECRET}@127.0.0.1:9/live"
-    words = ["stream", address, "--give-up", "1", "--detector", "haar", "--model", str(tiny_bundle)]
+    words = ["stream", address, "--give-up", "1", "--model", str(tiny_bundle)]
     assert main(words) == 4
     out, err = capfd.readouterr()
     assert "could not be opened" in out
@@ -235,7 +235,7 @@ def test_show_draws_what_was_scored(sure_bundle, clip, monkeypatch, capfd):
     monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append((title, image.shape)))
     monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 3 else -1)
     monkeypatch.setattr(cv2, "destroyAllWindows", lambda: shown.append("closed"))
-    words = ["stream", str(clip), "--show", "--detector", "haar", "--model", str(sure_bundle)]
+    words = ["stream", str(clip), "--show", "--model", str(sure_bundle)]
     assert main(words) == 0
     assert shown == [(str(clip), (256, 256, 3))] * 3 + ["closed"]
     assert "clip.avi: inconclusive" in capfd.readouterr().out

@@ -80,8 +80,8 @@ def test_resume_skips_what_is_done_and_nothing_else(score, clips):
     assert first.stat().st_mtime_ns == before
     assert len(list(reports.iterdir())) == 2
     # Other settings, other bytes, a damaged report: scored again.
-    assert "has a report already" not in score(*words, "--resume", "--rule", "median")[2]
-    assert "has a report already" not in score(words[0], "--frames", 7, *words[3:], "--resume")[2]
+    assert "not scored again" not in score(*words, "--resume", "--rule", "worst_window")[2]
+    assert "not scored again" not in score(words[0], "--frames", 7, *words[3:], "--resume")[2]
     first.write_text("{")
     assert "has a report already" not in score(*words, "--resume")[2]
     (clips / "a" / "clip.mp4").write_bytes(CLIP.read_bytes() + b"\0")
@@ -97,7 +97,7 @@ def test_resume_without_reports_is_refused(score, clips):
 def test_an_unknown_rule_is_refused_before_scoring(score, clips):
     code, _, err = score(clips / "a" / "clip.mp4", "--rule", "best")
     assert code == 2
-    assert "known: mean_of_logits" in err
+    assert "known: worst_person, worst_window" in err
 
 
 def test_verify_says_whether_a_report_is_reproduced(score, clips):

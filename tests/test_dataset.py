@@ -135,7 +135,7 @@ def test_building_again_with_another_manifest_crop_or_detector_is_refused(built,
     with pytest.raises(DataError, match="another crop"):
         build_dataset(manifest, directory, dataclasses.replace(CROP, margin=2.0))
     with pytest.raises(DataError, match="another detector"):
-        build_dataset(manifest, directory, CROP, detector="haar")
+        build_dataset(manifest, directory, CROP, detector="yunet")
 
 
 def test_whole_images_are_stored_as_centred_squares_without_looking_for_faces(manifest, tmp_path):

@@ -581,3 +581,16 @@ def test_every_error_of_a_damaged_file_is_ours(clip_path):
                 data[at] = random.integers(0, 256)
             with contextlib.suppress(MediaError), PyAVFile(bytes(data)) as video:
                 assert all(frame.image.ndim == 3 for frame in video.frames(Sampling(frames=4)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_an_edit_list_cuts_off_the_end_is_not_missing(clip_path, tmp_path, backend):
+    path = tmp_path / "trimmed.mp4"
+    data = bytearray(clip_path("constant-rate").read_bytes())
+    at = data.index(b"elst") + 12  # the duration in its one entry, in milliseconds
+    assert struct.unpack_from(">I", data, at) == (1000 * COUNT // RATE,)
+    struct.pack_into(">I", data, at, 2000)
+    path.write_bytes(data)
+    with open_video(path, backend) as video:
+        assert [number_of(frame.image) for frame in video.frames(Sampling(every=1))] == list(range(50))
+        assert (video.counters.read, video.counters.dropped) == (50, 0)

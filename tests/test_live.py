@@ -199,13 +199,13 @@ def test_no_face_is_its_own_verdict_and_so_is_no_picture():
 
 def test_thresholds_for_videos_are_used_where_the_model_has_them():
     video = VideoDecision(
-        rule="median",
+        rule="worst_window",
         calibration=Calibration(scale=2.0, bias=1.0),
         bands=VerdictBands(real_below=0.1, fake_from=0.99),
     )
     bench = Bench(LEFT, video=video)
-    bench.play(5, 1.0)
-    bench.play(1, 50.0)  # the mean would move, the median does not
+    bench.play(5, -1.0)
+    bench.play(1, 1.0)  # the worst two seconds begin here; the mean of the window is lower
     assert bench.scorer.people[0].p_fake == pytest.approx(sigmoid(3.0))
     assert bench.scorer.verdict is Verdict.INCONCLUSIVE
 

@@ -215,8 +215,8 @@ MERGE = (
 class Merged:
     """A source of several sources whose sample `i` says that it is `i`; counts what was read."""
 
-    def __init__(self, rows=MERGE, *, pictures=True, landmarks=False):
-        self.rows, self.pictures, self.landmarks = rows, pictures, landmarks
+    def __init__(self, rows=MERGE, *, pictures=True):
+        self.rows, self.pictures = rows, pictures
         self.reads = 0
 
     def __len__(self):
@@ -226,8 +226,7 @@ class Merged:
         self.reads += 1
         source, label, method = self.rows[index]
         sample = {"label": label, "source": source.encode(), "method": method.encode(), "id": b"text"}
-        if self.landmarks:
-            sample["landmarks"] = np.float32([[5, 5], [11, 5], [8, 8], [6, 11], [10, 11]])
+        sample["landmarks"] = np.float32([[5, 5], [11, 5], [8, 8], [6, 11], [10, 11]])
         if not self.pictures:
             return sample | {"image": b"not decoded"}
         # A gradient, so that a blend can be seen; its first pixel tells the number.
@@ -276,8 +275,7 @@ def test_every_epoch_draws_other_fakes():
     assert not np.array_equal(np.concatenate(kinds[0]), np.concatenate(kinds[1]))
 
 
-@pytest.mark.parametrize("landmarks", [True, False])
-def test_self_blending_is_given_the_landmarks_or_none(monkeypatch, landmarks):
+def test_self_blending_is_given_the_landmarks(monkeypatch):
     given = []
 
     def blend(image, points, rng):
@@ -289,13 +287,12 @@ def test_self_blending_is_given_the_landmarks_or_none(monkeypatch, landmarks):
     monkeypatch.setattr("fakeface_jax.data.loader.self_blend", blend)
     # As a worker process receives it.
     transform = pickle.loads(pickle.dumps(_PseudoFakes(PseudoFakeConfig(self_blended=1))))
-    source = pickle.loads(pickle.dumps(Chosen(Merged(landmarks=landmarks), [61, 0])))
+    source = pickle.loads(pickle.dumps(Chosen(Merged(), [61, 0])))
     rng = np.random.default_rng(0)
     fake, real = (transform.random_map(source[row], rng) for row in range(2))
     assert (fake["label"], fake["pseudo"]) == (1, 0)
     assert (real["label"], real["pseudo"]) == (1, SELF_BLENDED)
-    assert [(points.shape, points.dtype) for points in given] == [((5, 2), np.float32)]
-    assert np.isfinite(given[0]).all() == landmarks
+    assert [points.tolist() for points in given] == [[[5, 5], [11, 5], [8, 8], [6, 11], [10, 11]]]
 
 
 def test_a_restored_iterator_repeats_fakes_and_balance_exactly():

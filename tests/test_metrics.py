@@ -332,12 +332,9 @@ def test_methods_and_sizes_are_kept_and_may_be_unknown(tmp_path):
     found = Predictions.load(path)
     assert found.methods.tolist() == known.methods.tolist()
     np.testing.assert_array_equal(found.sizes, known.sizes)
-    # A file of an earlier release.
     pq.write_table(pq.read_table(path).drop_columns(["method", "size"]), path)
-    found = Predictions.load(path)
-    assert found.logits.tolist() == known.logits.tolist()
-    assert found.methods.tolist() == ["", "", ""]
-    assert np.isnan(found.sizes).all()
+    with pytest.raises(DataError, match="lack columns method, size"):
+        Predictions.load(path)
 
 
 def test_predictions_file_errors_name_the_file(tmp_path):

@@ -25,6 +25,7 @@ from fakeface_jax.evaluation.recalibration import (
     reals_of,
     recalibrate,
 )
+from fakeface_jax.faces import Face, whole_image_box
 
 
 def own(real_logits, fake_logits=(), *, groups=None):
@@ -150,7 +151,8 @@ def test_bad_pictures_are_left_out_with_their_reason(pictures, classifier):
     assert len(set(faces.hashes)) == len(faces.hashes) == 45
     assert heard[-1] == (49, 49)
     row = faces.predictions.ids.tolist().index(f"{pictures}/real/05.png")
-    score = classifier.score_whole_image(np.asarray(Image.open(pictures / "real" / "05.png")))
+    image = np.asarray(Image.open(pictures / "real" / "05.png"))
+    (score,) = classifier.score_faces(image, [Face(box=whole_image_box(image), confidence=1.0)])
     logits = classifier.spec.calibration.logit(faces.predictions.logits.astype(np.float64))
     assert sigmoid(logits)[row] == pytest.approx(score.p_fake, abs=1e-5)
 

@@ -1,13 +1,9 @@
 """What packets that cannot be read do to the numbers of the others."""
 
-import io
-import struct
-
 import numpy as np
 import pytest
 
 from fakeface_jax.video.reading.packet_index import PacketIndex
-from fakeface_jax.video.reading.probe import edited_out
 
 COUNT, RATE = 60, 25
 
@@ -48,20 +44,3 @@ def test_lost_packets_without_a_gap_are_not_made_up():
     index = PacketIndex.of(times, [n == 0 for n in range(COUNT)], lost={30: 3})
     assert index.count == COUNT
     assert PacketIndex.of([0.0, 1.0], [1, 0], lost={1: 1}).count == 2  # too few to know the step
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        struct.pack(">I4sQ", 1, b"free", 2**64 - 1) * 2,
-        struct.pack(">I4sQ", 1, b"free", 2**62) * 2,
-        struct.pack(">I4s", 8, b"free") * 50_000,
-        struct.pack(">I4s", 2**31, b"moov") + bytes(100),
-        struct.pack(">I4sI4sI", 32, b"moov", 24, b"mvhd", 2**31) + bytes(20),
-    ],
-)
-def test_boxes_of_any_size_hide_nothing(data):
-    file = io.BytesIO(data)
-    assert edited_out(file) == 0.0
-    assert file.tell() == 0

@@ -149,7 +149,7 @@ def face(face_picture):
 def test_the_command_prints_scores(face, capfd):
     with RtspServer(fps=FPS, pictures=face) as server:
         server.user = USER
-        words = ["--detector", "haar", "--stall-after", "1"]
+        words = ["--stall-after", "1"]
         assert main(["stream", server.url_for(USER), "--seconds", "2.5", *words]) == 0
         out, err = capfd.readouterr()
         wrong = server.url_for(f"admin:{SECRET}x")

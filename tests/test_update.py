@@ -88,7 +88,12 @@ def bundle(old):
         detector="centerface",
         bands=VerdictBands(real_below=0.4, fake_from=0.6),
         provenance={
-            "config": {"augment": {"rotation": 5.0}, "loader": {"balance": "source", "leave_out": ["new"]}},
+            "config": {
+                "augment": {"rotation": 5.0},
+                "degrade": dataclasses.asdict(NO_DEGRADATION),
+                "loader": {"balance": "source", "leave_out": ["new"]},
+                "pseudo": {},
+            },
             "data": {"manifest_sha256": load_manifest(old / "manifest.parquet").fingerprint()},
         },
     )
@@ -125,11 +130,14 @@ def test_the_training_is_the_bundles_own(config, bundle, tmp_path):
     spec = dataclasses.replace(
         bundle.spec,
         model={"name": "efficientnet_lite0", "size": 32, "input": "residual", "running_statistics": True},
-        provenance={"config": {"loader": {"leave_out": ["a/b"]}, "augment": {"colour": 1}}},
+        provenance={},
     )
-    with pytest.raises(BundleError, match="settings that this release does not know"):
-        training_config(config, dataclasses.replace(bundle, spec=spec), tmp_path)
-    spec = dataclasses.replace(spec, provenance={"config": {"loader": {"leave_out": ["a/b"]}}})
+    known = {"loader": {"balance": "none", "leave_out": ["a/b"]}, "augment": {}, "degrade": {}, "pseudo": {}}
+    for provenance in ({}, {"config": known | {"augment": {"colour": 1}}}):
+        spec = dataclasses.replace(spec, provenance=provenance)
+        with pytest.raises(BundleError, match="does not say how it was trained"):
+            training_config(config, dataclasses.replace(bundle, spec=spec), tmp_path)
+    spec = dataclasses.replace(spec, provenance={"config": known})
     settings = training_config(config, dataclasses.replace(bundle, spec=spec), tmp_path)
     assert settings.network == NetworkConfig(input="residual", running_statistics=True)
     assert settings.loader.leave_out == ("a/b",)

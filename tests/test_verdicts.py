@@ -69,7 +69,7 @@ def test_videos_have_a_calibration_and_thresholds_of_their_own():
     assert (found.verdict, found.people[0].verdict) == (Verdict.FAKE, Verdict.FAKE)
     assert "single faces" not in found.reason
     # They were fitted for one rule.
-    other = outcome(records, spec, rule="median")
+    other = outcome(records, spec, rule="worst_window")
     assert other.verdict is Verdict.INCONCLUSIVE
     assert "single faces" in other.reason
 

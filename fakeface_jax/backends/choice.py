@@ -20,7 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from fakeface_jax.backends.reference import TOLERANCE, TOLERANCE_INT8, agrees, probe_crops, reference_logits
+from fakeface_jax.backends.reference import agrees, probe_crops, reference_logits
 from fakeface_jax.backends.xla import JaxBackend
 from fakeface_jax.bundle import Bundle
 from fakeface_jax.errors import BundleError, ConfigError
@@ -50,19 +50,12 @@ def create_backend(bundle: Bundle, name: BackendName = "auto") -> Backend:
     """Creates the backend for a bundle's network.
 
     Raises:
-        ConfigError: the name is unknown; or OpenVINO was requested, by name or by a bundle in int8, and it is not
-            installed, cannot run this network, or computes other answers than expected.
-        BundleError: this release does not know the network, or the weights belong to another one.
+        ConfigError: an unknown name; or OpenVINO was asked for, and it is not installed, cannot run this network, or
+            gives other answers than it should.
+        BundleError: the network is unknown to this release, or the weights are not its own.
     """
     if name not in ("auto", "openvino", "jax"):
-        raise ConfigError(f"unknown backend {name!r}; use auto, openvino or jax")
-    if bundle.spec.int8 is not None:
-        # The bundle's probabilities and thresholds were fitted to int8 arithmetic and hold for no other.
-        if name == "jax":
-            raise ConfigError(
-                f"{bundle.path}: computes in int8, which JAX does not; use the float32 model it came from"
-            )
-        return _checked_openvino(bundle)
+        raise ConfigError(f"unknown backend {name!r}; known: auto, openvino, jax")
     if name == "openvino" or (name == "auto" and not _has_accelerator()):
         try:
             return _checked_openvino(bundle)
@@ -75,7 +68,7 @@ def create_backend(bundle: Bundle, name: BackendName = "auto") -> Backend:
 
 def _checked_openvino(bundle: Bundle) -> Backend:
     spec = bundle.spec
-    remedy = "choose the backend jax" if spec.int8 is None else "use the float32 model it came from"
+    remedy = "choose the backend jax"
     if importlib.util.find_spec("openvino") is None:
         raise ConfigError(f"{bundle.path}: OpenVINO is not installed; run pip install openvino, or {remedy}")
     try:
@@ -89,19 +82,17 @@ def _checked_openvino(bundle: Bundle) -> Backend:
     except (ImportError, OSError, RuntimeError) as error:
         # Its library cannot be loaded, or it has no plug-in for this processor.
         raise ConfigError(f"{bundle.path}: OpenVINO does not work here: {error}; {remedy}") from error
-    tolerance = TOLERANCE if spec.int8 is None else TOLERANCE_INT8
     expected = np.asarray(() if bundle.reference is None else bundle.reference, np.float32)
-    if agrees(answers, expected, tolerance=tolerance):
+    if agrees(answers, expected):
         return backend
-    if spec.int8 is None:
-        # The bundle was made by an older release, or its weights changed after loading: JAX is asked now.
-        try:
-            expected = reference_logits(spec, bundle.weights)
-        except ConfigError as error:
-            raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
-        if agrees(answers, expected):
-            return backend
-    raise ConfigError(f"{bundle.path}: OpenVINO computes {answers} instead of {expected}; {remedy}")
+    # The bundle got other weights since it was loaded, or holds no answers: JAX is asked now.
+    try:
+        expected = reference_logits(spec, bundle.weights)
+    except ConfigError as error:
+        raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
+    if agrees(answers, expected):
+        return backend
+    raise ConfigError(f"{bundle.path}: OpenVINO answers {answers} where {expected} is right; {remedy}")
 
 
 def _has_accelerator() -> bool:

@@ -72,9 +72,7 @@ class OpenVinoBackend:
         if layers is None:
             return None
         pixels = spec.normalization
-        build = functools.partial(
-            build_model, layers, size=spec.crop.size, mean=pixels.mean, std=pixels.std, ranges=spec.int8
-        )
+        build = functools.partial(build_model, layers, size=spec.crop.size, mean=pixels.mean, std=pixels.std)
         large = any(isinstance(layer, Dense) and layer.kernel.nbytes > _CACHED for layer in layers)
         return cls(build, piece=_PIECE if large else 1)
 

@@ -14,14 +14,9 @@ from jaxtyping import Float32, UInt8
 
 from fakeface_jax.backends.xla import logits_and_state
 from fakeface_jax.bundle import BundleSpec
-from fakeface_jax.errors import ConfigError
 
 TOLERANCE = 1e-3
 """Largest difference in logits, plus 1e-4 of a large logit: P(fake) then differs by less than 1e-3. Measured: 1e-5."""
-
-
-TOLERANCE_INT8 = 0.1
-"""Largest difference in int8: sums are exact, but a value between two levels may be rounded either way."""
 
 
 def probe_crops(size: int) -> UInt8[np.ndarray, "2 s s 3"]:
@@ -48,26 +43,7 @@ def reference_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Flo
         return np.asarray(jax.jit(logits)(state, probe_crops(spec.crop.size)), np.float32)
 
 
-def int8_logits(spec: BundleSpec, weights: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " 2"]:
-    """Returns the uncalibrated logits of `probe_crops` in int8, computed by OpenVINO.
-
-    Raises:
-        ConfigError: OpenVINO cannot run this network.
-    """
-    from fakeface_jax.backends.openvino import OpenVinoBackend
-
-    backend = OpenVinoBackend.of(spec, weights)
-    if backend is None:
-        raise ConfigError("int8 is available only for networks that OpenVINO runs")
-    return backend.logits(probe_crops(spec.crop.size))
-
-
-def agrees(
-    answers: Float32[np.ndarray, " n"],
-    reference: Sequence[float] | Float32[np.ndarray, " m"],
-    *,
-    tolerance: float = TOLERANCE,
-) -> bool:
-    """Tells if a backend's logits of `probe_crops` are those that the bundle states."""
+def agrees(answers: Float32[np.ndarray, " n"], reference: Sequence[float] | Float32[np.ndarray, " m"]) -> bool:
+    """Says whether a backend's logits of `probe_crops` are those that the bundle states."""
     expected = np.asarray(reference, np.float32)
-    return answers.shape == expected.shape and bool(np.allclose(answers, expected, atol=tolerance, rtol=tolerance / 10))
+    return answers.shape == expected.shape and bool(np.allclose(answers, expected, atol=TOLERANCE, rtol=TOLERANCE / 10))

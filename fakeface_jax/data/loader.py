@@ -54,10 +54,8 @@ class _PseudoFakes(grain.transforms.RandomMap):
         drawn = rng.random()
         if sample["label"] == Label.REAL and drawn < self._config.share:
             if drawn < self._config.self_blended:
-                landmarks = element.get("landmarks")
-                if landmarks is None:  # data sets from before 1.1.0
-                    landmarks = np.full((5, 2), np.nan, np.float32)
-                sample["image"], kind = self_blend(sample["image"], np.asarray(landmarks), rng), SELF_BLENDED
+                landmarks = np.asarray(element["landmarks"])
+                sample["image"], kind = self_blend(sample["image"], landmarks, rng), SELF_BLENDED
             else:
                 sample["image"], kind = up_sample(sample["image"], rng), UP_SAMPLED
             sample["label"] = np.asarray(Label.FAKE, np.float32)

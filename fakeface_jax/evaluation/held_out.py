@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fakeface_jax.bundle import BundleSpec
-from fakeface_jax.models.starting_weights import IMAGENET
 
 
 def left_out(spec: BundleSpec) -> tuple[str, ...]:
@@ -23,13 +22,10 @@ def left_out(spec: BundleSpec) -> tuple[str, ...]:
 
 
 def _left_out(provenance: Mapping[str, Any]) -> tuple[str, ...]:
-    config = provenance.get("config", {})
-    names = tuple(config.get("loader", {}).get("leave_out", ()))
+    names = tuple(provenance.get("config", {}).get("loader", {}).get("leave_out", ()))
     start = provenance.get("start")
     if start is None:
-        # Bundles of older releases do not record the bundle that they started from.
-        known = "start" in provenance or config.get("init_from") in (None, IMAGENET)
-        return names if known else ()
+        return names
     earlier = _left_out(start["provenance"])
     # One training may have left out a source, the other a method of it: neither has seen that method.
     both = [name for name in names if name in earlier or name.partition("/")[0] in earlier]

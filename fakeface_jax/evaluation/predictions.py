@@ -34,9 +34,6 @@ _SCHEMA = pa.schema(
         ("size", pa.float32()),
     ]
 )
-_LATER = ("method", "size")
-"""Columns that files of earlier releases lack; their values are then unknown."""
-
 _LEFT_OUT = np.zeros(0)
 """Placeholder for a column that was not given, until the number of faces is known."""
 
@@ -141,7 +138,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Reads a file that `save` wrote, also in releases without methods and sizes.
+        """Reads what `save` wrote.
 
         Raises:
             DataError: the file is missing, is not a Parquet file, or has other columns.
@@ -153,14 +150,11 @@ class Predictions:
         except OSError as error:
             raise DataError(f"{path}: cannot read predictions: {error.strerror or error}; check the path") from error
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: not a Parquet file, or a damaged one; run fakeface evaluate again") from error
-        missing = [name for name in _SCHEMA.names if name not in table.column_names and name not in _LATER]
-        if missing or any(table[name].null_count for name in _SCHEMA.names if name in table.column_names):
+            raise DataError(f"{path}: no Parquet file, or a damaged one; make the predictions again") from error
+        missing = [name for name in _SCHEMA.names if name not in table.column_names]
+        if missing or any(table[name].null_count for name in _SCHEMA.names):
             lacks = f"columns {', '.join(missing)}" if missing else "values"
-            raise DataError(f"{path}: the predictions lack {lacks}; run fakeface evaluate again")
-        columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group")}
-        if "method" in table.column_names:
-            columns["methods"] = np.asarray(table["method"].to_pylist())
-        if "size" in table.column_names:
-            columns["sizes"] = table["size"].to_numpy()
-        return cls(labels=table["label"].to_numpy(), logits=table["logit"].to_numpy(), **columns)
+            raise DataError(f"{path}: predictions lack {lacks}; make them again")
+        columns = {f"{name}s": np.asarray(table[name].to_pylist()) for name in ("id", "source", "group", "method")}
+        columns |= {f"{name}s": table[name].to_numpy() for name in ("label", "logit", "size")}
+        return cls(**columns)

@@ -177,9 +177,7 @@ class TrainConfig:
         free = () if fixed else ("epochs",)
         for name in ("output", "data", "patience", "checkpoint_every", *free):
             del kept[name]
-        kept["loader"].pop("workers")  # does not change the batches
-        if self.new_share is None:  # runs of earlier releases lack it
-            del kept["new_share"]
+        kept["loader"].pop("workers")  # changes no batch
         return kept
 
 

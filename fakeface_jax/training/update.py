@@ -152,14 +152,24 @@ def training_config(
         config: settings of the update.
         bundle: the bundle to train further.
         new_data: crops of the new source.
-        learned: names, in the form of `leave_out`, of new samples: if the bundle had left them out, they are learnt
-            now.
+        learned: what is new, as `leave_out` would name it: what the bundle had left out is learned now.
+
+    Raises:
+        BundleError: the bundle does not say how it was trained.
     """
     spec = bundle.spec
     still_out = tuple(name for name in left_out(spec) if name not in learned)
-    before = spec.provenance.get("config", {})
+    try:
+        before = spec.provenance["config"]
+        balance = before["loader"]["balance"]
+        augment, degrade = AugmentConfig(**before["augment"]), DegradeConfig(**before["degrade"])
+        pseudo = PseudoFakeConfig(**before["pseudo"])
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"{bundle.path}: does not say how it was trained, or in settings that this release does not know: {error}; "
+            "train it anew"
+        ) from error
     network = {key: spec.model[key] for key in _names(NetworkConfig) if key in spec.model}
-    balance = before.get("loader", {}).get("balance", "none")
     return TrainConfig(
         data=(*config.data, new_data),
         output=config.output / TRAINING,
@@ -172,28 +182,15 @@ def training_config(
         network=NetworkConfig(**network),
         optimizer=OptimizerConfig(learning_rate=config.learning_rate, schedule="cosine", warmup=0.1, clip_norm=1.0),
         loader=LoaderConfig(batch_size=config.batch_size, balance=balance, leave_out=still_out),
-        augment=_as_before(AugmentConfig, before.get("augment"), bundle),
-        degrade=_as_before(DegradeConfig, before.get("degrade", _NO_DEGRADATION), bundle),
-        pseudo=_as_before(PseudoFakeConfig, before.get("pseudo"), bundle),
+        augment=augment,
+        degrade=degrade,
+        pseudo=pseudo,
         new_share=config.share,
     )
 
 
-_NO_DEGRADATION = dict.fromkeys(("colour", "blur", "noise", "scale", "jpeg", "erase"), 0.0)
-"""Settings of bundles that were trained before there were degradations."""
-
-
 def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
-
-
-def _as_before(kind: type[Any], stored: Mapping[str, Any] | None, bundle: Bundle) -> Any:
-    try:
-        return kind(**(stored or {}))
-    except TypeError as error:
-        raise BundleError(
-            f"{bundle.path}: was trained with settings that this release does not know: {error}; use that release"
-        ) from error
 
 
 def _check_directory(config: UpdateConfig, resume: bool) -> None:

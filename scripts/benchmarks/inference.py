@@ -1,7 +1,7 @@
 """Measures inference of the bundled models: ours, with the default backend of a CPU, beside the peers' runtimes.
 
-All compute the same network with the same weights, from uint8 pixels to logits; P(fake) is compared with ours. Measured
-in float32 and quantised to int8 on training faces, with batches of 1, 8 and 32 and everybody's default malloc setting.
+All compute the same network in float32 from the same weights, from uint8 pixels to logits; P(fake) is compared with
+ours. Batches of 1, 8 and 32; the malloc setting is everybody's default.
 """
 
 from __future__ import annotations
@@ -27,18 +27,13 @@ BUNDLES = {"lite0": "the shipped model (EfficientNet-Lite0, 224 px)", "report-cn
 BATCHES = {1: 24, 8: 5, 32: 2}
 """Batch size -> calls per turn."""
 
-CALIBRATION = 128
-"""Number of pictures that the quantisers observe."""
-
-FLOAT = {
+PEERS = {
     "ONNX Runtime": "onnxruntime",
     "OpenVINO": "openvino",
     "OpenVINO, streams": "openvino-streams",
     "LiteRT": "litert",
     "TensorFlow": "tensorflow",
 }
-OUR_INT8 = "ours, int8"
-INT8 = {"OpenVINO, int8": "openvino-int8", "LiteRT, int8": "litert-int8"}
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -54,22 +49,27 @@ def _bundle(settings: Settings, name: str, told: str) -> list[Row]:
     folder = settings.folder / name
     folder.mkdir(exist_ok=True)
     export(bundle, folder)
-    pictures = faces(bundle.spec.crop.size, 32 + CALIBRATION)
-    np.save(folder / "pictures.npy", pictures[:32])
-    np.save(folder / "calibration.npy", pictures[32:])
+    np.save(folder / "pictures.npy", faces(bundle.spec.crop.size, max(BATCHES)))
     rows: list[Row] = []
     with Workers(settings.tell) as workers:
         workers.start("ours", _ours(folder, name, "auto"), needed=True)
         workers.start("ours, JAX", _ours(folder, name, "jax"))
-        workers.start(OUR_INT8, _ours(folder, name, "int8"))
         if settings.peers is not None:
-            for peer, runtime in (FLOAT | INT8).items():
+            for peer, runtime in PEERS.items():
                 workers.start(peer, Program("runtimes.py", (str(folder), runtime), settings.peers))
         for batch, repeats in BATCHES.items():
             settings.tell(f"{told}, batch {batch}")
             repeats = 1 if settings.quick else repeats
             answers = workers.take_turns(settings.rounds, {"batch": batch, "repeats": repeats})
-            rows += _rows(f"{told}, batch {batch}", batch * repeats, answers, workers.failed, bundle.spec.calibration)
+            rows.append(
+                _row(
+                    f"inference, {told}, batch {batch}, float32",
+                    batch * repeats,
+                    answers,
+                    workers.failed,
+                    bundle.spec.calibration,
+                )
+            )
         if settings.profile:
             rows[0] = dataclasses.replace(rows[0], note=f"{rows[0].note}; {_profile(workers, settings)}")
     return rows
@@ -88,42 +88,24 @@ def _ours(folder: Path, bundle: str, backend: str) -> Program:
     return Program("our_inference.py", (str(folder), bundle, backend))
 
 
-def _rows(
-    told: str,
+def _row(
+    what: str,
     pictures: int,
     answers: Mapping[str, list[dict[str, Any]]],
     failed: Mapping[str, str],
     calibration: Calibration,
-) -> list[Row]:
-    """Returns a row in float32 and one in int8; `pictures` were computed in each turn."""
-    values = {name: [pictures / one["seconds"] for one in found] for name, found in answers.items()}
+) -> Row:
+    """One row; `pictures` were computed in each turn."""
     p_fake = {name: sigmoid(calibration.logit(np.array(found[0]["logits"]))) for name, found in answers.items()}
-    apart = {name: float(f"{np.abs(p_fake[name] - p_fake['ours']).max():.1e}") for name in p_fake}
-    exact = [name for name in values if "int8" not in name]
-    rounded = [name for name in values if "int8" in name]
-    note = f"ours: {answers['ours'][0]['backend']}, the default on a CPU; two threads"
-    float32 = Row(
-        what=f"inference, {told}, float32",
-        values={name: values[name] for name in exact},
-        goals=(Goal(text="at least 1.0 x the best in float32", peers=tuple(FLOAT), at_least=1.0),),
-        note=note,
-        checks={"largest difference of P(fake)": max(apart[name] for name in exact)},
-        missing={name: why for name, why in failed.items() if "int8" not in name},
+    apart = max(float(f"{np.abs(found - p_fake['ours']).max():.1e}") for found in p_fake.values())
+    return Row(
+        what=what,
+        values={name: [pictures / one["seconds"] for one in found] for name, found in answers.items()},
+        goals=(Goal(text="at least 1.0 x the best in float32", peers=tuple(PEERS), at_least=1.0),),
+        note=f"ours: {answers['ours'][0]['backend']}, the default on a CPU; two threads",
+        checks={"largest difference of P(fake)": apart},
+        missing=dict(failed),
     )
-    missing = {name: why for name, why in failed.items() if "int8" in name}
-    int8 = Row(
-        what=f"inference, {told}, int8",
-        ours=OUR_INT8,
-        values={name: values[name] for name in [*rounded, "ours"]},
-        goals=(
-            Goal(text="at least 3.0 x ours in float32", peers=("ours",), at_least=3.0),
-            Goal(text="(no goal: beside the peers in int8)", peers=tuple(INT8)),
-        ),
-        note=f"quantised on {CALIBRATION} training faces; `ours` is float32",
-        checks={f"P(fake) from ours in float32, {name}": apart[name] for name in rounded},
-        missing=missing,
-    )
-    return [float32, int8]
 
 
 def export(bundle: Bundle, folder: Path) -> None:

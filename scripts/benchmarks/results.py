@@ -25,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 OURS = ("jax", "jaxlib", "flax", "openvino", "opencv-python", "numpy", "grain")
-PEERS = ("torch", "tensorflow", "keras", "onnxruntime", "openvino", "ai-edge-litert", "nncf", "numpy")
-"""Packages whose versions are recorded."""
+PEERS = ("torch", "tensorflow", "keras", "onnxruntime", "openvino", "ai-edge-litert", "numpy")
+"""Packages whose versions are stated."""
 
 _RATES = ("images/s", "frames/s")
 """Units of which more is better; of all others less is."""

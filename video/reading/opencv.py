@@ -32,11 +32,10 @@ from fakeface_jax.video.reading.packet_index import PacketIndex
 from fakeface_jax.video.reading.probe import (
     BinaryFile,
     check_is_video,
-    edited_out,
     has_seek_index,
     states_exact_frame_count,
 )
-from fakeface_jax.video.reading.pyav import PyAVFile, is_interlaced
+from fakeface_jax.video.reading.pyav import PyAVFile, count_edited_out, is_interlaced
 from fakeface_jax.video.reading.reader import FALLBACK_FPS, FileSource
 from fakeface_jax.video.reading.source import Frame, FrameCounters, FrameSource
 
@@ -125,9 +124,7 @@ class VideoFile(FileSource):
         self.name = str(path)
         head = check_is_video(self.path)
         self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
-        if self._counts_exactly:
-            with self.path.open("rb") as file:
-                self._edited_out = edited_out(file)
+        self._edited_out = count_edited_out(self.path) if self._counts_exactly else 0
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
         if is_interlaced(self.path):

@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import struct
 import warnings
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -22,9 +21,6 @@ from fakeface_jax.errors import OpenError
 from fakeface_jax.images import FORMATS
 
 _HEAD = 1024
-_MOVIE_BYTES = 64 * 2**20
-_MOST_BOXES = 10_000
-"""At the top of a file; a hostile one could have one for each eight bytes."""
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0", b"<")
 _STILL_FORMATS = (*FORMATS, "ICO", "TGA", "PCX", "JPEG2000")
 """More than `fakeface classify` reads: FFmpeg would make a video of one frame of these."""
@@ -86,80 +82,6 @@ def has_seek_index(head: bytes) -> bool:
     paints over what was there before; AVI has no timestamps of its own).
     """
     return head[4:8] == b"ftyp" or head.startswith(b"\x1a\x45\xdf\xa3")
-
-
-def edited_out(file: BinaryFile) -> float:
-    """Seconds of an MP4's or MOV's picture that its edit list hides: what a trimmed phone video still holds.
-
-    Decoders hold these frames back, and nothing else tells them from damaged ones. 0 without such a list, for other
-    containers, and for what cannot be read. Afterwards the file is at its beginning.
-    """
-    try:
-        movie = _movie(file)
-        (scale,) = struct.unpack(">I", _timing(_boxes(movie, b"mvhd")[0])[:4])
-        return max((_hidden(track, scale) for track in _boxes(movie, b"trak")), default=0.0)
-    except (struct.error, IndexError, ZeroDivisionError, OSError, OverflowError, ValueError):  # sizes may be any number
-        return 0.0
-    finally:
-        file.seek(0)
-
-
-def _movie(file: BinaryFile) -> bytes:
-    """What an MP4 says of its tracks; empty where it says nothing."""
-    at = 0
-    for _ in range(_MOST_BOXES):
-        file.seek(at)
-        header = file.read(16)
-        size, kind = struct.unpack(">I4s", header[:8])
-        start = 16 if size == 1 else 8
-        size = int.from_bytes(header[8:], "big") if size == 1 else size
-        if kind == b"moov":
-            file.seek(at + start)
-            return file.read(min(size - start, _MOVIE_BYTES))
-        if size < start:
-            break
-        at += size
-    return b""
-
-
-def _boxes(content: bytes, *way: bytes) -> list[bytes]:
-    """The contents of all boxes at the end of this way down."""
-    found, at = [], 0
-    while at + 8 <= len(content):
-        size, kind = struct.unpack(">I4s", content[at : at + 8])
-        if kind == way[0]:
-            inner = content[at + 8 : at + size]
-            found += _boxes(inner, *way[1:]) if len(way) > 1 else [inner]
-        if size < 8:
-            break
-        at += size
-    return found
-
-
-def _timing(header: bytes) -> bytes:
-    """From a header's time scale on, behind the times when it was made; its second version has longer ones."""
-    return header[20:] if header[0] == 1 else header[12:]
-
-
-def _hidden(track: bytes, movie_scale: int) -> float:
-    """Seconds of one track that its edit list hides; 0 for sound."""
-    lists = _boxes(track, b"edts", b"elst")
-    if not lists or _boxes(track, b"mdia", b"hdlr")[0][8:12] != b"vide":
-        return 0.0
-    header, longer = _boxes(track, b"mdia", b"mdhd")[0], lists[0][0] == 1
-    media = _timing(header)
-    scale = int.from_bytes(media[:4], "big")
-    length = int.from_bytes(media[4 : 12 if header[0] == 1 else 8], "big") / scale
-    # What is coded first may be shown later: the list begins there when it hides nothing.
-    offsets = _boxes(track, b"mdia", b"minf", b"stbl", b"ctts")
-    first = int.from_bytes(offsets[0][12:16], "big", signed=True) / scale if offsets else 0.0
-    shown, entry = 0.0, struct.Struct(">QqI" if longer else ">IiI")
-    (count,) = struct.unpack(">I", lists[0][4:8])
-    for number in range(min(count, len(lists[0]) // entry.size)):
-        duration, begin, _ = entry.unpack_from(lists[0], 8 + number * entry.size)
-        if begin >= 0:  # else it is a pause
-            shown += max(0.0, min(duration / movie_scale, length - max(0.0, begin / scale - first)))
-    return max(0.0, length - shown)
 
 
 def _check(head: bytes, name: object, file: Path | BinaryFile) -> None:

@@ -38,7 +38,6 @@ from fakeface_jax.video.reading.probe import (
     BinaryFile,
     check_bytes_are_video,
     check_is_video,
-    edited_out,
     has_seek_index,
     states_exact_frame_count,
 )
@@ -46,6 +45,9 @@ from fakeface_jax.video.reading.reader import FileSource
 
 _END_READS = 64
 """So many failures to read one after the other are the end of a file; fewer are damage."""
+
+_UNREADABLE = (av.FFmpegError, OSError, ValueError, IndexError, AttributeError, StopIteration)
+"""Raised where there is no video, an unknown kind of it, or no frame."""
 
 
 class PyAVFile(FileSource):
@@ -82,7 +84,6 @@ class PyAVFile(FileSource):
             head = check_bytes_are_video(self._file, self.name)
         self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
         try:
-            self._edited_out = edited_out(self._file) if self._counts_exactly else 0.0
             self._restart()
             self._describe_stream()
             self._describe(self._read_packets())
@@ -132,6 +133,7 @@ class PyAVFile(FileSource):
         """Reads the file through without decoding."""
         stamps, keys = array("d"), array("b")
         lost: dict[int, int] = {}
+        self._edited_out = 0
         for packet in self._demux():
             if packet is None or not packet.size:
                 continue
@@ -140,6 +142,7 @@ class PyAVFile(FileSource):
                 self._failed_reads = 0
             stamps.append(_seconds(packet, self._stream))
             keys.append(packet.is_keyframe)
+            self._edited_out += packet.is_discard
             self._saw_packet(len(stamps))
         # An AVI says when frames are decoded, and no more. Of H.264 that shows them in another order FFmpeg makes times
         # of showing that are in the order of decoding: the times are right, and name other frames.
@@ -222,6 +225,9 @@ class PyAVFile(FileSource):
                 return False
             if self._kept is not None and packet is not None and packet.size:
                 stamp = _seconds(packet, self._stream)
+                # Not left to FFmpeg (`skip_frame = "NONREF"`), under which H.264's decoder says nothing of a damaged
+                # packet that others refer to: of the clip `damaged-h264`, 0 frames were counted as dropped and not
+                # 3. Of AV1, dav1d takes what its first packet was given for all: `av1` lost wanted frames.
                 if stamp not in self._kept and self._units.is_disposable(bytes(packet)):
                     self._not_given.append(stamp)
                     continue
@@ -343,16 +349,21 @@ class _Fields:
 
 
 def is_interlaced(path: str | os.PathLike[str]) -> bool:
-    """Whether the lines of the first frame were taken at two moments. False for files that PyAV cannot read."""
-    # No video, an unknown kind of it, no frame.
-    unreadable = (av.FFmpegError, OSError, ValueError, IndexError, AttributeError, StopIteration)
-    with contextlib.suppress(*unreadable), Path(path).open("rb") as file, av.open(file, mode="r") as container:
+    """Says whether the lines of the first frame were taken at two moments. False for files that PyAV cannot read."""
+    with contextlib.suppress(*_UNREADABLE), Path(path).open("rb") as file, av.open(file, mode="r") as container:
         stream = container.streams.video[0]
         if stream.width * stream.height > MAX_PIXELS:
             return False
         stream.thread_type = "NONE"  # several threads want several packets before the first frame
         return bool(next(container.decode(stream)).interlaced_frame)
     return False
+
+
+def count_edited_out(path: str | os.PathLike[str]) -> int:
+    """Counts the frames that an edit list hides, which OpenCV does not tell. 0 for files that PyAV cannot read."""
+    with contextlib.suppress(*_UNREADABLE), Path(path).open("rb") as file, av.open(file, mode="r") as container:
+        return sum(packet.is_discard for packet in container.demux(container.streams.video[0]))
+    return 0
 
 
 def _seconds(timed: Any, stream: Any) -> float:

@@ -61,8 +61,8 @@ class FileSource(abc.ABC):
     _packets: PacketIndex
     _counts_exactly: bool
     """Whether `frame_count_stated` was counted by whoever wrote the file."""
-    _edited_out: float = 0.0
-    """Seconds that the container hides on purpose."""
+    _edited_out: int
+    """Frames that the container's edit list hides: what a trimmed phone video still holds. They do not come out."""
     _can_seek: bool
     """Whether the container leads to key frames by its own index."""
 
@@ -294,8 +294,7 @@ class _Cursor:
         count, dropped = self._source.frame_count, self._dropped
         if self._ended or self.index + 1 + self._source._hidden >= count:
             # What an edit list hides is missing on purpose.
-            hidden = round(self._source._edited_out * (self._source.fps or FALLBACK_FPS))
-            dropped = max(0, count - self._read - self._skipped - hidden)
+            dropped = max(0, count - self._read - self._skipped - self._source._edited_out)
         return FrameCounters(read=self._read, sampled=sampled, dropped=dropped + cut_off, skipped=self._skipped)
 
     def discard(self) -> None:

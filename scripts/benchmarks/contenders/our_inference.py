@@ -2,13 +2,11 @@
 
     our_inference.py FOLDER BUNDLE BACKEND
 
-BACKEND is `auto`, what a user gets; `jax`; or `int8`: the bundle's int8 form, with ranges observed on the pictures of
-FOLDER/calibration.npy. A question with no repeats is answered by a profile.
+BACKEND is `auto`, what a user gets, or `jax`. A question with no repeats is answered by a profile.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -22,20 +20,13 @@ def make() -> Any:
     """The program's answers."""
     from fakeface_jax.backends.choice import create_backend
     from fakeface_jax.backends.inference_layers import inference_layers
-    from fakeface_jax.backends.int8 import observed_ranges
-    from fakeface_jax.backends.openvino import OpenVinoBackend
     from fakeface_jax.backends.openvino_graph import build_model
     from fakeface_jax.bundle import load_bundle
     from fakeface_jax.openvino_runtime import CPU_SETTINGS, openvino_core
 
     folder, name, kind = sys.argv[1:]
     bundle = load_bundle(name)
-    if kind == "int8":
-        ranges = observed_ranges(bundle, np.load(Path(folder) / "calibration.npy"))
-        # Not through `create_backend`: only a bundle that `scripts/quantize.py` saved has int8 answers to check.
-        backend = OpenVinoBackend.of(dataclasses.replace(bundle.spec, int8=ranges), bundle.weights)
-    else:
-        backend = create_backend(bundle, kind)
+    backend = create_backend(bundle, kind)
     pictures = np.load(Path(folder) / "pictures.npy")
 
     def profile() -> dict[str, Any]:

@@ -3,8 +3,7 @@
     runtimes.py FOLDER RUNTIME
 
 RUNTIME is onnxruntime, openvino (one call per batch), openvino-streams (a batch's pictures side by side), litert or
-tensorflow; openvino-int8 and litert-int8, quantised by NNCF and by TensorFlow's converter on the pictures of
-FOLDER/calibration.npy; or onnx-file, which only leaves FOLDER/model.onnx. Two threads each.
+tensorflow; or onnx-file, which only leaves FOLDER/model.onnx. Two threads each.
 """
 
 from __future__ import annotations
@@ -59,36 +58,16 @@ _OPENVINO = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
 
 def openvino(plan: networks.Plan, folder: Path) -> Logits:
     """OpenVINO compiled for each batch size, which is faster than any size in one."""
-    return _compiled_per_batch(lambda core: core.read_model(networks.onnx_model(plan)), plan, _OPENVINO)
-
-
-def openvino_int8(plan: networks.Plan, folder: Path) -> Logits:
-    """The same, quantised by NNCF's post-training quantisation."""
-    import nncf
-
-    def quantised(core: Any) -> Any:
-        model = core.read_model(networks.onnx_model(plan))
-        samples = np.load(folder / "calibration.npy")
-        dataset = nncf.Dataset([sample[None] for sample in samples])
-        model.reshape([1, plan.size, plan.size, 3])
-        # Halves the weights' levels: without VNNI, CPUs add two products in 16 bits, and scores would be far off.
-        safe = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-        return nncf.quantize(model, dataset, subset_size=len(samples), advanced_parameters=safe)
-
-    return _compiled_per_batch(quantised, plan, {"INFERENCE_NUM_THREADS": 2})
-
-
-def _compiled_per_batch(read: Callable[[Any], Any], plan: networks.Plan, settings: dict[str, Any]) -> Logits:
     import openvino as ov
 
     core = ov.Core()
-    model, requests = read(core), {}
+    model, requests = core.read_model(networks.onnx_model(plan)), {}
 
     def logits(pictures: np.ndarray) -> np.ndarray:
         count = len(pictures)
         if count not in requests:
             model.reshape([count, plan.size, plan.size, 3])
-            compiled = core.compile_model(model, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+            compiled = core.compile_model(model, "CPU", {**_OPENVINO, "PERFORMANCE_HINT": "LATENCY"})
             requests[count] = compiled.create_infer_request()
         return requests[count].infer({0: pictures}, share_inputs=True)[0][:, 0].copy()
 
@@ -131,26 +110,13 @@ def tensorflow(plan: networks.Plan, folder: Path) -> Logits:
 
 def litert(plan: networks.Plan, folder: Path) -> Logits:
     """LiteRT with XNNPACK, its default on CPUs."""
-    return _litert(plan, None)
-
-
-def litert_int8(plan: networks.Plan, folder: Path) -> Logits:
-    """The same, quantised by TensorFlow's converter."""
-    return _litert(plan, np.load(folder / "calibration.npy"))
-
-
-def _litert(plan: networks.Plan, calibration: np.ndarray | None) -> Logits:
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
     network = networks.tensorflow_function(plan)
     signature = [tf.TensorSpec([1, plan.size, plan.size, 3], tf.uint8)]
     concrete = tf.function(network, input_signature=signature).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
-    if calibration is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([sample[None]] for sample in calibration)
-    model, interpreters = converter.convert(), {}
+    model, interpreters = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert(), {}
 
     def logits(pictures: np.ndarray) -> np.ndarray:
         count = len(pictures)
@@ -171,9 +137,7 @@ RUNTIMES: dict[str, Callable[[networks.Plan, Path], Logits]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "openvino-streams": openvino_streams,
-    "openvino-int8": openvino_int8,
     "litert": litert,
-    "litert-int8": litert_int8,
     "tensorflow": tensorflow,
 }
 

