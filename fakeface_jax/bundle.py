@@ -39,7 +39,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """Directory of the models that ship with the package; each can be named without its path."""
 
 Medium = Literal["picture", "video"]
-"""What is scored: a video's faces show other traces than those of pictures, and there is time for a larger network."""
+"""Kind of media. Faces in videos show other traces than those in pictures, and there is time for a larger network."""
 
 DEFAULT_BUNDLES: Mapping[Medium, Path] = {"picture": PRETRAINED / "lite0", "video": PRETRAINED / "clip-lite0"}
 """The models that are used unless another is named; live streams are scored by the one for pictures, which is fast."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
+from fakeface_jax.backbones import BACKBONES, load_backbone
 from fakeface_jax.bundle import load_bundle
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.cli.main import main
@@ -45,6 +46,34 @@ def test_bundles_are_small_and_calibrated(name, network, parameters, size):
     kinds = {(point.kind, point.rate) for point in bundle.spec.operating_points}
     assert kinds == {("fpr", 0.01), ("fpr", 0.05), ("fnr", 0.01), ("fnr", 0.05)}
     assert 0 < bundle.spec.bands.real_below <= bundle.spec.bands.fake_from < 1
+
+
+def test_the_model_for_videos_is_small_calibrated_and_was_chosen_on_what_it_had_not_seen():
+    bundle = load_bundle(medium="video")
+    assert bundle.id == load_bundle("clip-lite0").id
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= 10e6
+    spec = bundle.spec
+    backbone, small = spec.model["experts"]
+    found = load_backbone(backbone["backbone"], backbone["backbone_sha256"])
+    files = list((BACKBONES / found.name).iterdir())
+    assert max(path.stat().st_size for path in files) <= 50e6
+    assert sum(path.stat().st_size for path in files) <= 80e6
+    assert small["name"] == "efficientnet_lite0"
+    assert spec.provenance["chosen_by"] == "leaving sources and methods out"
+    # The card and the README state what these say: on clips of sources and methods that were left out.
+    clips = spec.metrics["sources_left_out"]["clips"]
+    assert clips["reals"] + clips["fakes"] == 196
+    assert clips["auc"] > 0.75
+    assert clips["fakes_called_fake"] > 5 * clips["reals_called_fake"]
+    assert spec.video.calibration.split == "sources left out"
+    assert "left out" in (bundle.path / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_small_network_in_the_model_for_videos_is_lite0():
+    bundle, alone = load_bundle("clip-lite0"), load_bundle("lite0")
+    for name, value in alone.weights.items():
+        if not name.startswith("classifier."):
+            np.testing.assert_array_equal(bundle.weights[f"experts.1.{name}"], value)
 
 
 def test_the_default_is_the_better_one():
