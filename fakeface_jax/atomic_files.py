@@ -39,7 +39,7 @@ def whole_file(path: str | os.PathLike[str], *, extensions: Collection[str] | No
     path = Path(path)
     if extensions is not None and path.suffix.lower() not in extensions:
         ending = repr(path.suffix) if path.suffix else "no ending"
-        raise OpenError(path, f"cannot write a file with {ending}", f"use {' or '.join(sorted(extensions))}")
+        raise OpenError(path, f"cannot write a file with {ending}", f"name it {' or '.join(sorted(extensions))}")
     target = _file_behind(path)
     # Encoders choose the format by the ending. The rest of the target's name is not used: it may already be as long as
     # a name can be.

@@ -97,5 +97,5 @@ def test_impossible_strengths_are_refused(kind, strength, unchecked_types):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="known: JPEG 100, "):
+    with pytest.raises(ConfigError, match="use one of JPEG 100, "):
         find_degradation("JPEG 55")
