@@ -265,6 +265,12 @@ CLIPS: dict[str, Clip] = {
         file="vp9.webm",
         seeks=True,
     ),
+    "vp8-webm": Clip(
+        make=_made("libvpx", options={"g": "12", "deadline": "realtime", "cpu-used": "8", "b": "2000000"}),
+        file="vp8.webm",
+        seeks=True,
+    ),
+    "mpeg4": Clip(make=_made("mpeg4", options={"g": "12", "qscale": "3"}), file="mpeg4.mp4", seeks=True),
     "av1": Clip(
         make=_made_apart("libsvtav1", options={"g": "12", "preset": "12", "crf": "15", "svtav1-params": "lp=1"}),
         file="av1.mp4",
@@ -275,6 +281,7 @@ CLIPS: dict[str, Clip] = {
     "ten-bit-h264": Clip(make=_made(pix_fmt="yuv420p10le"), file="ten.mp4", seeks=True),
     "odd-size": Clip(make=_made(size=(97, 63), pix_fmt="yuv444p"), file="odd.mkv", size=(97, 63), seeks=True),
     "gif": Clip(make=_made("gif", pix_fmt="rgb8", options={}), file="clip.gif"),
+    "apng": Clip(make=_made("apng", pix_fmt="rgb24", options={}), file="clip.apng"),
     "one-frame": Clip(make=_made(count=1), file="one.mp4", times=(0.0,)),
     "late-clock": Clip(make=_made(start=75), file="late.mkv", seeks=True),
     "edit-list": Clip(

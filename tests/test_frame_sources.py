@@ -4,16 +4,21 @@ Run it with `pytest tests/test_frame_sources.py -v -k contract` to see the table
 """
 
 import contextlib
+import csv
 import gc
 import io
 import math
 import os
 import struct
+import subprocess
 import sys
 import types
+import weakref
 from fractions import Fraction
+from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from clips import (
@@ -30,13 +35,14 @@ from clips import (
     numbered_picture,
     packets_at,
 )
+from PIL import Image
 
 from fakeface_jax.errors import ConfigError, DecodeError, LimitExceeded, MediaError, OpenError
 from fakeface_jax.video.reading import reader as walk
 from fakeface_jax.video.reading.h264 import UnitReader
-from fakeface_jax.video.reading.opencv import Frame, FrameSource, VideoFile, open_video
+from fakeface_jax.video.reading.opencv import Frame, FrameSource, VideoFile, is_interlaced, open_video
 from fakeface_jax.video.reading.packet_index import PacketIndex
-from fakeface_jax.video.reading.pyav import PyAVFile, is_interlaced
+from fakeface_jax.video.reading.pyav import PyAVFile
 from fakeface_jax.video.reading.sampling import Sampling
 
 BACKENDS = ("opencv", "pyav")
@@ -84,6 +90,10 @@ def decoded(clip_path):
     return decode
 
 
+def ffmpeg(*arguments):
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *arguments], check=True)
+
+
 def same(frames, others):
     return [(frame.index, frame.time) for frame in frames] == [(other.index, other.time) for other in others] and all(
         np.array_equal(frame.image, other.image) for frame, other in zip(frames, others, strict=True)
@@ -107,6 +117,7 @@ def test_contract(clip_path, backend, name, capfd):
             assert video.times_from == clip.times_from
             if clip.certain is None:
                 assert video.duration == pytest.approx(clip.times[-1] + 1 / RATE, abs=0.25)
+                assert video.frame_count == len(clip.times) + video._edited_out
             frames = list(video.frames(Sampling(every=1)))
             check_frames(clip, frames)
             counters = video.counters
@@ -561,13 +572,166 @@ def test_unknown_backend(unchecked_types, clip_path):
         open_video(clip_path("constant-rate"), "vlc")
 
 
-def test_names_that_ffmpeg_would_expand(clip_path, tmp_path):
-    for name in ("a%03d.mp4", "http:x.mp4"):
-        (tmp_path / name).write_bytes(clip_path("constant-rate").read_bytes())
-        for backend in BACKENDS:
-            with open_video(tmp_path / name, backend) as video:
-                for _ in range(2):
-                    assert sum(1 for _ in video.frames(Sampling(every=1))) == COUNT
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "with space.mp4",
+        "видео 視頻 ü.mp4",
+        "http:x.mp4",
+        "-odd'\".mp4",
+        "noending",
+        "a%03d.mp4",
+        "bad\udcff.mp4",
+        "bad\udcff/clip.mp4",
+    ],
+)
+def test_odd_names(clip_path, tmp_path, monkeypatch, backend, name):
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(clip_path("constant-rate").read_bytes())
+    if backend == "opencv" and ("%" in name or "\udcff" in name):
+        with pytest.raises(OpenError, match="use the backend pyav"):
+            open_video(path, backend)
+        return
+    with open_video(path, backend) as video:
+        assert video.name == name
+        for _ in range(2):
+            assert [frame.index for frame in video.frames(Sampling(every=30))] == [0, 30]
+
+
+def test_a_number_pattern_names_one_file_and_not_a_sequence(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"a{number:03d}.png")
+    with pytest.raises(OpenError, match="no such file"):
+        open_video(tmp_path / "a%03d.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a%03d.png")
+    with pytest.raises(OpenError, match="use fakeface classify"):
+        open_video(tmp_path / "a%03d.png")
+    (tmp_path / "a%03d.png").write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(MediaError):
+        open_video(tmp_path / "a%03d.png")
+
+
+def _still(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    return file.getvalue()
+
+
+NO_VIDEOS = {
+    "playlist": (b"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:9/secret.ts\n", "playlist"),
+    "ffconcat": (b"ffconcat version 1.0\nfile other.mp4\n#\x00\x01", "playlist"),
+    "noise": (np.random.default_rng(0).bytes(5000), "not a video"),
+    "jpeg": (_still("JPEG"), "still image"),
+    "one-frame-gif": (_still("GIF"), "still image"),
+    "damaged-avif": (b"\x00\x00\x00\x20ftypavif" + b"\x00" * 64, "."),
+    "damaged-dds": (b"DDS " + b"\x7c\x00\x00\x00" + b"\xff" * 200, "."),
+    "damaged-jpeg-2000": (b"\x00\x00\x00\x0cjP  \x0d\x0a\x87\x0a" + b"\xff\xff\xff\xf0jp2h" + b"\x00" * 64, "."),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("data", "words"), NO_VIDEOS.values(), ids=NO_VIDEOS.keys())
+def test_what_is_not_a_video_is_refused_in_one_line(tmp_path, capfd, backend, data, words):
+    path = tmp_path / "input.mp4"
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=words) as caught:
+        open_video(path, backend)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_missing_or_cannot_be_read(clip_path, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(OpenError, match="no such file"):
+        open_video(tmp_path / "gone.mp4")
+    path = clip_path("constant-rate")
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so chmod would not show it
+    with pytest.raises(OpenError, match=r"cannot be read: Permission denied \(check its permissions\)"):
+        open_video(path)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (10016, 10000)])
+def test_sizes_beyond_the_limits(tmp_path, size):
+    path = tmp_path / "size.avi"
+    colour = f"color=s={size[0]}x{size[1]}:d=0.04"
+    ffmpeg("-f", "lavfi", "-i", colour, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", str(path))
+    for backend in BACKENDS:
+        with pytest.raises(LimitExceeded, match=f"{size[0]} x {size[1]}"):
+            open_video(path, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packets_that_are_never_shown_are_no_frames(tmp_path, backend):
+    path = tmp_path / "hidden.webm"
+    source = ("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=3", "-c:v", "libvpx", "-b:v", "60k")
+    source += ("-auto-alt-ref", "1", "-lag-in-frames", "25", "-passlogfile", str(tmp_path / "log"))
+    ffmpeg(*source, "-pass", "1", "-f", "null", "-")
+    ffmpeg(*source, "-pass", "2", str(path))
+    assert len(packets_at(path)) > 75  # else this test shows nothing
+    with open_video(path, backend) as video:
+        assert sum(1 for _ in video.frames(Sampling(every=1))) == video.frame_count == 75
+        assert video.counters.dropped == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stream_without_timestamps_is_sampled_by_its_frame_rate(clip_path, backend):
+    with open_video(clip_path("h264-raw"), backend) as video:
+        assert video.frame_count_stated is None
+        sampling = Sampling(every=10, start=0.4, end=1.4)
+        assert [frame.index for frame in video.frames(sampling)] == [10, 20, 30]
+        assert video.expected_samples(sampling) == 3
+
+
+@pytest.mark.parametrize(
+    ("sampling", "indices"),
+    [
+        (Sampling(every=30, start=1.0), [25, 55]),
+        (Sampling(every=1, start=0.4, end=0.6), [10, 11, 12, 13, 14]),
+        (Sampling(fps=1), [0, 25, 50]),
+        (Sampling(fps=2.5, start=1.0, end=2.2), [25, 35, 45]),
+        (Sampling(fps=1000), list(range(COUNT))),
+        (Sampling(fps=10), [-(-sample * 5 // 2) for sample in range(24)]),
+        (Sampling(frames=1), [30]),
+        (Sampling(frames=4), [7, 22, 37, 52]),
+        (Sampling(frames=1000), list(range(COUNT))),
+        (Sampling(frames=2, start=1.2), [37, 52]),
+        (Sampling(frames=5, start=1.0, end=1.2), [25, 26, 27, 28, 29]),
+    ],
+)
+def test_sampling_takes_exactly_these_frames(clip_path, sampling, indices):
+    with open_video(clip_path("constant-rate")) as video:
+        frames = list(video.frames(sampling))
+        assert [number_of(frame.image) for frame in frames] == [frame.index for frame in frames] == indices
+        assert video.expected_samples(sampling) == pytest.approx(len(frames), abs=1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_walk_holds_one_frame_at_a_time_and_stops_behind_the_last_sample(clip_path, backend):
+    alive: list[weakref.ref] = []
+    most = 0
+    with open_video(clip_path("constant-rate"), backend) as video:
+        for frame in video.frames(Sampling(every=1, end=1.0)):
+            alive.append(weakref.ref(frame.image))
+            most = max(most, sum(reference() is not None for reference in alive))
+        assert video.counters.read <= 26
+    assert len(alive) == 25
+    assert most <= 2
+
+
+def test_real_clips_are_read_completely(shared_data):
+    with (shared_data / "videos.csv").open() as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    for path in ("videos/real/videoretalking_face_1.mp4", "videos/fake/fomm_vox1.mp4"):
+        with open_video(shared_data / path) as video:
+            assert sum(1 for _ in video.frames(Sampling(every=1))) == int(rows[path]["frames"])
+            assert video.counters.dropped == 0
+            assert (video.width, video.height) == (int(rows[path]["width"]), int(rows[path]["height"]))
 
 
 def test_every_error_of_a_damaged_file_is_ours(clip_path):

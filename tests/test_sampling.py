@@ -1,5 +1,6 @@
 """Where sampling looks: the passes of `faces`, exact lists, and how far ahead nothing is due."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -85,4 +86,40 @@ def test_listed_positions_are_taken_and_no_others():
 @pytest.mark.parametrize("settings", [{"every": True}, {"fps": True}, {"fps": math.nan}, {"end": math.inf}])
 def test_what_is_no_number_is_a_config_error(settings):
     with pytest.raises(ConfigError):
+        Sampling(**settings)
+
+
+def test_the_default_is_32_evenly_spread_frames():
+    assert Sampling().resolved() == Sampling(frames=32)
+    assert Sampling(fps=2).resolved() == Sampling(fps=2)
+    assert dataclasses.replace(Sampling(), fps=2.0).fps == 2.0  # what a command line does
+    choose = Sampling().resolved().chooser(100)
+    positions = [position for position in range(100) if choose(position, position / 25)]
+    assert len(positions) == 32
+    assert set(np.diff(positions)) == {3, 4}
+
+
+def test_after_a_gap_sampling_does_not_catch_up():
+    choose = Sampling(fps=10).chooser(100)
+    times = [0.0, 2.0, 2.04, 2.08, 2.12, 2.16, 2.20, 2.24]
+    assert [time for time in times if choose(0, time)] == [0.0, 2.0, 2.12, 2.20]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fps": 2, "every": 3},
+        {"frames": 3, "every": 3},
+        {"fps": 0},
+        {"fps": -1},
+        {"every": 0},
+        {"frames": 0},
+        {"frames": 2.5},
+        {"start": -1},
+        {"end": 0},
+        {"start": 5, "end": 5},
+    ],
+)
+def test_contradictory_sampling_is_refused(unchecked_types, settings):
+    with pytest.raises(ConfigError, match="sampling"):
         Sampling(**settings)

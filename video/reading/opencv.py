@@ -17,17 +17,18 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import av
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import ConfigError, OpenError
+from fakeface_jax.images import MAX_PIXELS
 from fakeface_jax.video.reading.packet_index import PacketIndex
 from fakeface_jax.video.reading.probe import (
     BinaryFile,
@@ -35,7 +36,7 @@ from fakeface_jax.video.reading.probe import (
     has_seek_index,
     states_exact_frame_count,
 )
-from fakeface_jax.video.reading.pyav import PyAVFile, count_edited_out, is_interlaced
+from fakeface_jax.video.reading.pyav import PyAVFile
 from fakeface_jax.video.reading.reader import FALLBACK_FPS, FileSource
 from fakeface_jax.video.reading.source import Frame, FrameCounters, FrameSource
 
@@ -54,6 +55,9 @@ _PREROLL = 17
 END_GRABS = 64
 """So many failures of OpenCV's grab() one after the other are the end of a file; fewer are damaged packets."""
 
+_UNREADABLE = (av.FFmpegError, OSError, ValueError, IndexError, AttributeError, StopIteration)
+"""Raised where there is no video, an unknown kind of it, or no frame."""
+
 VideoInput = str | os.PathLike[str] | bytes | BinaryFile
 
 
@@ -62,11 +66,12 @@ def open_video(source: VideoInput, backend: Literal["opencv", "pyav"] = "pyav") 
 
     Args:
         source: a path, or the bytes of a video file, or a binary file that can be rewound.
-        backend: `opencv` reads paths alone, and no interlaced video. Of files that both read, they hand out the same
-            frames; PyAV need not decode those of H.264 that no other frame refers to, where few are wanted.
+        backend: `opencv` reads paths alone, no interlaced video, and no names that FFmpeg would expand. Of files that
+            both read, they hand out the same frames; PyAV need not decode those of H.264 that no other frame refers
+            to, where few are wanted.
 
     Raises:
-        OpenError, DecodeError, LimitExceeded: see `VideoFile`.
+        OpenError, DecodeError, LimitExceeded: see `FileSource`.
         ConfigError: unknown backend, or one that cannot read such a source.
     """
     if backend == "pyav":
@@ -83,7 +88,7 @@ def reading(source: VideoInput | FrameSource) -> Iterator[FrameSource]:
     """Frames of a file, which is opened and closed again, or of a source of frames that is open, and stays so.
 
     Raises:
-        OpenError, DecodeError, LimitExceeded: see `VideoFile`.
+        OpenError, DecodeError, LimitExceeded: see `FileSource`.
     """
     if isinstance(source, FrameSource):
         yield source
@@ -95,26 +100,11 @@ def reading(source: VideoInput | FrameSource) -> Iterator[FrameSource]:
 class VideoFile(FileSource):
     """A video file, read by OpenCV. Not for files that turn interlaced behind the first frame: see above.
 
-    Opening it reads the file through once without decoding (at the speed of the disk); see
-    `fakeface_jax.video.reading.packet_index`.
-
-    Attributes:
-        path: as given.
-        name: the path as text.
-        width: pixels, of the upright picture (rotation metadata applied).
-        height: pixels.
-        fps: nominal (mean) frame rate; None where the file has none.
-        frame_count: how many frames the file holds, counted.
-        frame_count_stated: how many its header claims (Matroska: an estimate from its duration); None where it
-            claims none.
-        duration: seconds from the beginning of the first frame to the end of the last; None for streams without
-            timestamps and rate.
-        times_from: `container`, or `frame rate` where the stream has no timestamps.
+    Attributes: those of `FileSource`; `path` as given.
 
     Raises:
-        OpenError: missing, a directory, empty, unreadable, no video, a still image, a playlist, sound only.
-        DecodeError: a video that holds no frame.
-        LimitExceeded: frames of more than 100 megapixels, or too small to hold a face.
+        OpenError: also for interlaced video, and for names that OpenCV cannot be given.
+        DecodeError, LimitExceeded: as `FileSource` says.
     """
 
     package = "opencv-python"
@@ -123,15 +113,14 @@ class VideoFile(FileSource):
         self.path = Path(path)
         self.name = str(path)
         head = check_is_video(self.path)
-        self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
-        self._edited_out = count_edited_out(self.path) if self._counts_exactly else 0
         # FFmpeg takes "http:..." for an address; an absolute path never looks like one.
         self._absolute = str(self.path.absolute())
+        if not _is_plain(self._absolute):
+            raise OpenError(self.path, "its name holds a % sign or is no Unicode", "rename it or use the backend pyav")
         if is_interlaced(self.path):
             raise OpenError(self.path, "interlaced video, which OpenCV cannot convert", "use the backend pyav")
-        self._alias: tempfile.TemporaryDirectory[str] | None = None
-        if not _is_plain(self._absolute):
-            self._absolute = self._plain_name()
+        self._counts_exactly, self._can_seek = states_exact_frame_count(head), has_seek_index(head)
+        self._edited_out = count_edited_out(self.path) if self._counts_exactly else 0
         self._capture: cv2.VideoCapture | None = None
         try:
             self._capture = self._open()
@@ -146,26 +135,12 @@ class VideoFile(FileSource):
         except BaseException:
             self.close()
             raise
-        self._fresh = True
 
     def close(self) -> None:
         """Frees the decoder; twice is no error."""
-        self._release()
-        if self._alias is not None:
-            self._alias.cleanup()
-            self._alias = None
-
-    def _plain_name(self) -> str:
-        """Another name of the file, which FFmpeg and OpenCV take as it is."""
-        self._alias = tempfile.TemporaryDirectory(prefix="fakeface-")
-        suffix = self.path.suffix
-        link = Path(self._alias.name) / f"video{suffix if _is_plain(suffix) else ''}"
-        try:
-            link.symlink_to(self.path.absolute())
-        except OSError as error:
-            self._alias.cleanup()
-            raise OpenError(self.path, "its name holds a % sign or is no Unicode", "rename it") from error
-        return str(link)
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
 
     def _open(self, *parameters: int) -> cv2.VideoCapture:
         # The backend is named, so that OpenCV does not try the path as a camera or as a pattern of picture names.
@@ -199,11 +174,6 @@ class VideoFile(FileSource):
             capture.release()
         return PacketIndex.of(stamps, keys, starts_at_zero=starts_at_zero, lost=lost)
 
-    def _release(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
-
     def _opened(self) -> cv2.VideoCapture:
         if self._capture is None:
             raise self._closed_early()
@@ -211,12 +181,8 @@ class VideoFile(FileSource):
 
     def _restart(self) -> None:
         # Opened anew instead of seeking to 0, which lands on the wrong frame in files whose first frame is no keyframe.
-        if not self._fresh or self._capture is None:
-            self._release()
-            if self._alias is None and not _is_plain(str(self.path.absolute())):
-                self._absolute = self._plain_name()
-            self._capture = self._open()
-        self._fresh = False
+        self.close()
+        self._capture = self._open()
 
     def _grab(self) -> bool:
         return self._opened().grab()
@@ -253,3 +219,21 @@ def _retrieve_bgr(capture: cv2.VideoCapture) -> UInt8[np.ndarray, "h w 3"] | Non
     if not found or bgr is None or bgr.ndim != 3:
         return None
     return bgr
+
+
+def is_interlaced(path: str | os.PathLike[str]) -> bool:
+    """Says whether the lines of the first frame were taken at two moments. False for files that PyAV cannot read."""
+    with contextlib.suppress(*_UNREADABLE), Path(path).open("rb") as file, av.open(file, mode="r") as container:
+        stream = container.streams.video[0]
+        if stream.width * stream.height > MAX_PIXELS:
+            return False
+        stream.thread_type = "NONE"  # several threads want several packets before the first frame
+        return bool(next(container.decode(stream)).interlaced_frame)
+    return False
+
+
+def count_edited_out(path: str | os.PathLike[str]) -> int:
+    """Counts the frames that an edit list hides, which OpenCV does not tell. 0 for files that PyAV cannot read."""
+    with contextlib.suppress(*_UNREADABLE), Path(path).open("rb") as file, av.open(file, mode="r") as container:
+        return sum(packet.is_discard for packet in container.demux(container.streams.video[0]))
+    return 0

@@ -1,8 +1,8 @@
 """What a file is, before a decoder is let loose on it.
 
 FFmpeg opens far more than videos: still images, sequences of numbered images, and text files that name other files
-or addresses (playlists). All of these are refused here, by content. (What FFmpeg
-does with a name that looks like a pattern of numbered pictures, `frames.VideoFile` prevents.)
+or addresses (playlists). All of these are refused here, by content. (FFmpeg also takes some names for patterns of
+numbered pictures; the readers prevent that.)
 
 Example:
     >>> check_is_video(Path("portrait.jpg"))

@@ -31,7 +31,6 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from fakeface_jax.errors import OpenError
-from fakeface_jax.images import MAX_PIXELS
 from fakeface_jax.video.reading.h264 import UnitReader
 from fakeface_jax.video.reading.packet_index import PacketIndex
 from fakeface_jax.video.reading.probe import (
@@ -46,21 +45,18 @@ from fakeface_jax.video.reading.reader import FileSource
 _END_READS = 64
 """So many failures to read one after the other are the end of a file; fewer are damage."""
 
-_UNREADABLE = (av.FFmpegError, OSError, ValueError, IndexError, AttributeError, StopIteration)
-"""Raised where there is no video, an unknown kind of it, or no frame."""
-
 
 class PyAVFile(FileSource):
     """A video file, its bytes, or an open binary file, read by PyAV.
 
-    Attributes: those of `fakeface_jax.video.reading.opencv.VideoFile`; `path` is None for bytes and open files.
+    Attributes: those of `FileSource`; `path` is None for bytes and open files.
 
     Args:
         source: a path, the bytes of a file, or a binary file that can be rewound; the latter stays open.
         name: what errors and reports call it; the path, or `<bytes>`, by default.
 
     Raises:
-        OpenError, DecodeError, LimitExceeded: as `VideoFile` does; also for streams that cannot be rewound.
+        OpenError, DecodeError, LimitExceeded: as `FileSource` says; also for streams that cannot be rewound.
     """
 
     package = "av"
@@ -346,24 +342,6 @@ class _Fields:
             self._graph, self._of = graph, kind
         self._graph.push(frame)
         return self._graph.pull()
-
-
-def is_interlaced(path: str | os.PathLike[str]) -> bool:
-    """Says whether the lines of the first frame were taken at two moments. False for files that PyAV cannot read."""
-    with contextlib.suppress(*_UNREADABLE), Path(path).open("rb") as file, av.open(file, mode="r") as container:
-        stream = container.streams.video[0]
-        if stream.width * stream.height > MAX_PIXELS:
-            return False
-        stream.thread_type = "NONE"  # several threads want several packets before the first frame
-        return bool(next(container.decode(stream)).interlaced_frame)
-    return False
-
-
-def count_edited_out(path: str | os.PathLike[str]) -> int:
-    """Counts the frames that an edit list hides, which OpenCV does not tell. 0 for files that PyAV cannot read."""
-    with contextlib.suppress(*_UNREADABLE), Path(path).open("rb") as file, av.open(file, mode="r") as container:
-        return sum(packet.is_discard for packet in container.demux(container.streams.video[0]))
-    return 0
 
 
 def _seconds(timed: Any, stream: Any) -> float:

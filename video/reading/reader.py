@@ -45,7 +45,15 @@ _Source = TypeVar("_Source", bound="FileSource")
 class FileSource(abc.ABC):
     """A video file, read from its beginning by each call of `frames`. What differs between decoders is abstract.
 
-    Attributes: see `fakeface_jax.video.reading.opencv.VideoFile`.
+    Opening one reads the file through once without decoding (at the speed of the disk); see
+    `fakeface_jax.video.reading.packet_index`.
+
+    Attributes: those of `fakeface_jax.video.reading.source.FrameSource`.
+
+    Raises:
+        OpenError: missing, a directory, empty, unreadable, no video, a still image, a playlist, sound only.
+        DecodeError: a video that holds no frame.
+        LimitExceeded: frames of more than 100 megapixels, or too small to hold a face.
     """
 
     package: str

@@ -54,7 +54,15 @@ class FrameCounters:
 class FrameSource(Protocol):
     """Anything frames come from. All times are seconds from its first frame.
 
-    Attributes: see `fakeface_jax.video.reading.opencv.VideoFile`.
+    Attributes:
+        name: what errors and reports call it: the path of a file, as text.
+        width: pixels, of the upright picture (rotation metadata applied).
+        height: pixels.
+        fps: nominal (mean) frame rate; None where the source has none.
+        frame_count: how many frames the source holds, counted.
+        frame_count_stated: how many its header claims (Matroska: an estimate from its duration); None where it claims
+            none.
+        times_from: `container`, or `frame rate` where the stream has no timestamps.
     """
 
     name: str
