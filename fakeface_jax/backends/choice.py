@@ -92,7 +92,7 @@ def _checked_openvino(bundle: Bundle) -> Backend:
         raise BundleError(f"{bundle.path}: {error}; install the release it was made with") from error
     if agrees(answers, expected):
         return backend
-    raise ConfigError(f"{bundle.path}: OpenVINO answers {answers} where {expected} is right; {remedy}")
+    raise ConfigError(f"{bundle.path}: OpenVINO computes {answers} instead of {expected}; {remedy}")
 
 
 def _has_accelerator() -> bool:
