@@ -87,7 +87,7 @@ PICTURES = {
     "one_pixel": ("dot.png", lambda p: encoded(p.resize((1, 1)), "PNG"), "too small to hold a face (use a larger"),
     "enormous": ("huge.png", lambda p: png_of_size(60_000, 60_000), "(shrink it)"),
     "large": ("large.png", lambda p: png_of_size(10_001, 10_000), "megapixels (shrink it)"),
-    "animated": ("moving.gif", animation, "holds 12 pictures (score it as a video"),
+    "animated": ("moving.gif", animation, "contains 12 pictures (score it as a video"),
     "floating_point": ("float.tiff", lambda p: encoded(p.convert("F"), "TIFF"), "floating-point image (convert it"),
     "empty_directory": ("folder/", None, "contains no supported file (supported:"),
     "glob_without_match": ("nothing-*.jpg", None, "matches no file (check the pattern)"),
