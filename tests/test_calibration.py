@@ -286,5 +286,5 @@ def test_crossing_bands_meet_in_the_middle():
 def test_bands_at_other_rates_and_without_points():
     points = [point("fpr", 0.9, 0.01), point("fnr", 0.3)]
     assert choose_bands(points).fake_from == 0.9
-    with pytest.raises(ConfigError, match=r"there are: fpr 0.01, fnr 0.05"):
+    with pytest.raises(ConfigError, match=r"available: fpr 0.01, fnr 0.05"):
         choose_bands(points, fpr=0.05)
