@@ -171,7 +171,7 @@ def test_resume_goes_on_to_more_epochs(data, tmp_path, capsys):
         (["--batch-size", "400"], "are fewer than one batch of 400; lower the batch size"),
         (["--model", "resnet"], "unknown model 'resnet'; use one of report"),
         (["--rotation", "200"], "rotation 200.0: must be between 0 and 180"),
-        (["--data", "gone"], "gone: holds no prepared data set"),
+        (["--data", "gone"], "gone: contains no prepared data set"),
         (["--output", "file/run"], "file/run: cannot be written"),
     ],
 )

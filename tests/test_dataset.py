@@ -152,7 +152,7 @@ def test_whole_images_are_stored_as_centred_squares_without_looking_for_faces(ma
 def test_crops_and_whole_images_beside_each_other_must_be_named(built, manifest, tmp_path):
     build_dataset(manifest, tmp_path, CROP, whole_images=True)
     build_dataset(manifest, tmp_path, CropSpec(size=32), whole_images=True)
-    with pytest.raises(DataError, match="holds 2 prepared data sets; name the directory of one"):
+    with pytest.raises(DataError, match="contains 2 prepared data sets; name the directory of one"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path / "fake_faces" / "whole-32").crop.size == 32
 

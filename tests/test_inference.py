@@ -69,7 +69,7 @@ def test_only_what_is_kept_is_scored_and_after_the_transform(data, whole_bundle)
     assert not np.allclose(blurred.logits, some.logits)
     means = map_crops(lambda crops: crops.mean(axis=(1, 2)), dataset, "test", keep=keep)
     np.testing.assert_allclose(means, pictures.mean(axis=(1, 2)))
-    with pytest.raises(ConfigError, match="0 of 32 samples chosen"):
+    with pytest.raises(ConfigError, match="the mask selects 0 of 32 samples"):
         map_crops(classifier.logits, dataset, "test", keep=np.zeros(32, np.bool_))
 
 

@@ -116,7 +116,7 @@ def test_few_faces_say_so(classifier):
     assert done.spec.operating_points[0].rate_high > 0.5
     with pytest.raises(DataError, match=r"19 real faces are too few .* name at least 20"):
         recalibrate(classifier, own(np.linspace(-1, 1, 19)))
-    with pytest.raises(DataError, match=r"3 fakes are too few .* only the reals with --reals"):
+    with pytest.raises(DataError, match=r"3 fakes are too few; .* only the reals with --reals"):
         recalibrate(classifier, own(np.linspace(-1, 1, 30), [1, 2, 3]))
 
 
