@@ -59,7 +59,7 @@ test-parity: setup  ## networks against PyTorch and transformers, which are larg
 kill-loop: setup  ## kills the service again and again while it works, and counts its jobs
 	$(BIN)/python scripts/kill_loop.py samples/real_collins_pan.mp4 --kills 20 --jobs 24
 
-benchmark-service: setup  ## pictures per second through the service against the library, and under twice its load
+benchmark-service: setup  ## pictures per second through the service against the library, and under twice and ten times its load
 	$(BIN)/python scripts/benchmark_service.py --pictures samples/real_collins.jpg samples/real_hopper.jpg
 
 ENGLISH := cli fakeface_jax/*.py $(addprefix fakeface_jax/,backends data detectors evaluation features models training) scripts

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -23,9 +23,6 @@ from fakeface_jax.cli.output import tell
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.server.service_config import ServiceConfig
 from fakeface_jax.server.storage.state_directory import default_state_directory
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 _DESCRIPTORS = 8192
 
@@ -51,14 +48,16 @@ class Serve:
         """Serves until SIGTERM or Ctrl-C, which end it with 0, and returns the exit code."""
         try:
             import fastapi  # noqa: F401
-            import uvicorn
+            import uvicorn  # noqa: F401
         except ImportError as error:
             raise ConfigError("fakeface serve needs the serving extra: pip install 'fakeface-jax[serve]'") from error
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.detectors import create_detector
         from fakeface_jax.server import logs, tracing
         from fakeface_jax.server.http.app import create_app
-        from fakeface_jax.server.http.timeouts import PatientProtocol
+        from fakeface_jax.server.http.server import HttpServer
+        from fakeface_jax.server.sandbox.isolation import require
+        from fakeface_jax.server.sandbox.pool import Decoders
         from fakeface_jax.server.storage.store import Store
 
         logs.configure(self.log)
@@ -76,6 +75,12 @@ class Serve:
             # it at once.
             stack.enter_context(store.exclusive())
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
+            health = None
+            if self.config.health_port is not None:
+                health = stack.enter_context(_listen(self.config.host, self.config.health_port))
+            if self.config.require_isolation:
+                with Decoders(spare=False) as decoders:
+                    require(decoders.isolation)
             classifier = FaceClassifier.load(self.model)
             make_detector = functools.partial(create_detector, classifier.spec.detector)
             make_detector()  # reports an unknown detector before the service starts
@@ -83,20 +88,7 @@ class Serve:
             app = create_app(self.config, store, classifier, make_detector, video_classifier=for_videos)
             if tracing.wanted():
                 stack.callback(tracing.instrument(app).shutdown)
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws_max_size=self.config.limits.frame_bytes,
-                # Pictures are compressed already, and a message of zeros would be inflated before any token is checked.
-                ws_per_message_deflate=False,
-                timeout_graceful_shutdown=round(self.config.grace),
-                h11_max_incomplete_event_size=32 * 1024,
-                http=PatientProtocol,
-            )
-            server = _server(config, app)
+            server = HttpServer(app, self.config, health=health, tell=tell)
             asyncio.run(server.serve([listening]))
         return 0 if server.started else 1
 
@@ -139,37 +131,3 @@ def _raise_descriptors() -> None:
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _server(config: Any, app: FastAPI) -> Any:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """A server that prints its address and, on shutdown, disconnects clients that follow events."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """Handles signals; uvicorn would send them to itself again afterwards and skip our cleanup."""
-            before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for one, handler in before.items():
-                    signal.signal(one, handler)
-
-        async def startup(self, sockets: list[Any] | None = None) -> None:
-            self._loop = asyncio.get_running_loop()
-            await super().startup(sockets)
-            if self.started:
-                host, port, *_ = (sockets or self.servers[0].sockets)[0].getsockname()
-                shown = f"[{host}]" if ":" in host else host
-                tell(f"fakeface: http://{shown}:{port}/  (Ctrl-C ends it)")
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            super().handle_exit(sig, frame)
-            state = getattr(app.state, "service", None)
-            if state is not None:
-                # Not called directly: a signal may arrive while this very thread holds the hub's locks.
-                self._loop.call_soon_threadsafe(state.hub.close)
-
-    return Server(config)

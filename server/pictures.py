@@ -1,7 +1,7 @@
 """Pictures of many clients: decoded outside, scored in shared batches, refused at once where there is no room.
 
 Example:
-    >>> work = scorer.submit(data, "portrait.jpg")
+    >>> work = scorer.submit(data, "portrait.jpg", owner="newsroom")
     >>> work.result.result().report.verdict
     <Verdict.REAL: 'real'>
 """
@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.errors import LimitExceeded
 from fakeface_jax.faces import Face, FaceDetector
+from fakeface_jax.server.admission import Admission
 from fakeface_jax.server.batching import Batcher, Busy, GivenUp, Ticket
 from fakeface_jax.server.service_config import Limits
 from fakeface_jax.video.render.crops import CropRecord, picture_crops
@@ -87,38 +88,55 @@ class PictureScorer:
         batcher: the model, shared.
         classifier: the model alone, for heat maps.
         detector: finds the faces; safe to call from several threads.
-        decode: makes RGB of bytes.
+        decode_for: what makes RGB of the bytes of one owner.
         limits: how many at once, how many waiting, how long.
+
+    Attributes:
+        admission: lets pictures in as long as they can be answered in time.
     """
 
     def __init__(
-        self, batcher: Batcher, classifier: FaceClassifier, detector: FaceDetector, decode: Decode, limits: Limits
+        self,
+        batcher: Batcher,
+        classifier: FaceClassifier,
+        detector: FaceDetector,
+        decode_for: Callable[[str], Decode],
+        limits: Limits,
     ) -> None:
         self._batcher, self._classifier, self._detector = batcher, classifier, detector
-        self._decode, self._limits = decode, limits
+        self._decode_for, self._limits = decode_for, limits
         self._threads = ThreadPoolExecutor(limits.images_at_once, thread_name_prefix="picture")
-        self._lock = threading.Lock()
         self._heat = threading.Lock()
-        self._inside = 0
+        self.admission = Admission(
+            at_once=limits.images_at_once, waiting=limits.images_waiting, within=limits.image_wait
+        )
 
     @property
     def waiting(self) -> int:
         """Pictures that wait for a thread."""
-        return max(0, self._inside - self._limits.images_at_once)
+        return max(0, self.admission.inside - self._limits.images_at_once)
 
     @property
     def running(self) -> int:
         """Pictures that are being worked on."""
-        return min(self._inside, self._limits.images_at_once)
+        return min(self.admission.inside, self._limits.images_at_once)
 
     def submit(
-        self, data: bytes, name: str, *, whole_image: bool = False, crops: bool = False, page: bool = False
+        self,
+        data: bytes,
+        name: str,
+        *,
+        owner: str,
+        whole_image: bool = False,
+        crops: bool = False,
+        page: bool = False,
     ) -> Work:
         """Queues a picture.
 
         Args:
             data: an image file.
             name: what report and errors call it.
+            owner: who sent it; no decoder sees pictures of two owners.
             whole_image: it is a face crop already.
             crops: make the faces with heat maps too.
             page: make the HTML page too.
@@ -126,33 +144,43 @@ class PictureScorer:
         Raises:
             Busy: as many wait as may.
         """
-        with self._lock:
-            if self._inside >= self._limits.images_at_once + self._limits.images_waiting:
-                raise Busy("as many pictures wait as may")
-            self._inside += 1
+        self.admission.enter()
         ticket = Ticket(time.monotonic() + self._limits.image_deadline)
+        took: list[float] = []
+
+        def score() -> Scored:
+            return self._score(data, name, owner, whole_image, crops, page, ticket, took.append)
+
         try:
-            result = self._threads.submit(self._score, data, name, whole_image, crops, page, ticket)
+            result = self._threads.submit(score)
         except RuntimeError as error:  # shut down
-            self._leave()
+            self.admission.leave()
             raise Busy("the service is being stopped") from error
-        result.add_done_callback(lambda _: self._leave())
+        result.add_done_callback(lambda _: self.admission.leave(took[0] if took else None))
         return Work(result=result, ticket=ticket)
 
     def close(self) -> None:
         """Waits for what is being scored; what waits is given up."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-
-    def _score(self, data: bytes, name: str, whole_image: bool, crops: bool, page: bool, ticket: Ticket) -> Scored:
+    def _score(
+        self,
+        data: bytes,
+        name: str,
+        owner: str,
+        whole_image: bool,
+        crops: bool,
+        page: bool,
+        ticket: Ticket,
+        took: Callable[[float], None],
+    ) -> Scored:
+        began = time.monotonic()
         images: list[UInt8[np.ndarray, "h w 3"]] = []
+        decode_picture = self._decode_for(owner)
 
         def decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
             ticket.check()
-            images.append(self._decode(data, name))
+            images.append(decode_picture(data, name))
             return images[-1]
 
         try:
@@ -166,6 +194,8 @@ class PictureScorer:
             )
         except LimitExceeded as error:
             raise LimitExceeded(name, error.problem, error.remedy) from error
+        # Without the maps, which few ask for and which take many times as long: how fast pictures go is to be known.
+        took(time.monotonic() - began)
         if not crops and not page:
             return Scored(report=report)
         # The gradient of a picture takes as long as many scores: one at a time.

@@ -22,7 +22,8 @@ class Places:
 
     Args:
         what: is refused, in words.
-        total: places; an owner has half of them, at least one. Where nobody needs a token, all are everybody's.
+        total: places; an owner has half of them, at least one. `OPEN_OWNER`, who is everybody where nobody needs a
+            token, has all.
         on_refused: called for each who found none.
     """
 

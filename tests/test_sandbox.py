@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import io
+import math
 import os
 import signal
 import subprocess
@@ -25,9 +26,11 @@ from fakeface_jax.errors import Cancelled, ConfigError, DecodeError, LimitExceed
 from fakeface_jax.images import decode_image
 from fakeface_jax.server.sandbox import child as child_module
 from fakeface_jax.server.sandbox import seccomp
+from fakeface_jax.server.sandbox.budget import DecoderPlaces, default_budget
 from fakeface_jax.server.sandbox.child import Child
 from fakeface_jax.server.sandbox.pool import DecodeLimits, Decoders
 from fakeface_jax.server.sandbox.protocol import DecoderUnavailable
+from fakeface_jax.server.service_config import Limits
 from fakeface_jax.video.live.capture import ConnectionLost, StreamSource
 from fakeface_jax.video.live.stream import State, Stream
 from fakeface_jax.video.live.stream_config import StreamConfig
@@ -272,7 +275,7 @@ def test_a_hanging_decoder_is_ended():
 
         data = encoded(np.zeros((64, 64, 3), np.uint8))
         decoders.image(data, "a")
-        os.kill(decoders._idle.queue[0].pid, signal.SIGSTOP)
+        os.kill(decoders._idle[0].pid, signal.SIGSTOP)
         with pytest.raises(DecodeError, match="b: the decoder made no progress"):
             decoders.image(data, "b")
         assert decoders.image(data, "c").shape == (64, 64, 3)
@@ -384,6 +387,72 @@ def test_pictures_wait_for_a_decoder_and_each_gets_its_own(face_picture):
         assert not any(decoders.kills.values())
 
 
+def test_no_decoder_sees_pictures_of_two_owners(portrait):
+    with Decoders(images=1, spare=False, memory=16 * 2**30) as decoders:
+
+        def decoded_by(owner):
+            decoders.image(portrait, "a", owner=owner)
+            return decoders._idle[-1].pid
+
+        assert decoders.isolation, "a picture of nobody"
+        desk = decoded_by("desk")
+        assert decoders.places.taken == 1, "what has seen a picture of nobody is anybody's"
+        agency = decoded_by("agency")
+        assert agency != desk
+        assert (decoded_by("desk"), decoded_by("agency"), decoded_by("")) == (desk, agency, decoders._idle[-1].pid)
+        # Those that were not asked for the longest time make room where there is memory for eight.
+        others = [decoded_by(f"other {number}") for number in range(6)]
+        assert len({desk, agency, *others}) == decoders.places.most == 8
+        assert gone(desk)
+        assert decoded_by("desk") != desk
+
+
+def test_all_decoders_together_have_a_limit_of_memory(portrait, monkeypatch):
+    limits = DecodeLimits(memory_bytes=2**30)
+    with Decoders(limits, memory=3 * 2**30) as decoders:
+        monkeypatch.setattr(decoders.places, "_patience", 0.5)
+        decoders.image(portrait, "a", owner="desk")
+        videos = [decoders.open_video(SAMPLE, f"video {number}") for number in range(3)]
+        assert (decoders.places.taken, decoders.places.most) == (3, 3), "what did nothing has made room"
+        for ask in (lambda: decoders.open_video(SAMPLE, "b"), lambda: decoders.image(portrait, "b", owner="desk")):
+            with pytest.raises(DecoderUnavailable, match="b: 3 decoders are at work, as many as their memory allows"):
+                ask()
+        with pytest.raises(ConnectionLost, match="3 decoders are at work"):
+            decoders.open_capture(StreamSource.parse("http://127.0.0.1:9/none"), 2.0, 1.0)
+        # Who waits gets the place of the one that ends.
+        monkeypatch.setattr(decoders.places, "_patience", 60.0)
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(decoders.image, portrait, "c", owner="desk")
+            videos.pop().close()
+            assert waits.result().shape == (512, 512, 3)
+        os.kill(videos[0].pid, signal.SIGKILL)  # however it ends, its place is free again
+        for video in videos:
+            video.close()
+        decoders.close()
+    assert decoders.places.taken == 0
+
+
+def test_the_limit_follows_from_what_the_machine_has():
+    assert 0 < default_budget() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert DecoderPlaces(1, each=2**31).most == 2, "a picture and a video"
+    places = DecoderPlaces(5 * 2**31 - 1, each=2**31)
+    assert [places.try_take() for _ in range(5)] == [True] * 4 + [False]
+    places.give_back()
+    assert places.try_take()
+
+
+@pytest.mark.long
+def test_the_largest_pictures_that_the_service_takes_fit_into_a_decoder(face_picture):
+    side = math.isqrt(Limits().pixels)
+    large = Image.fromarray(face_picture).resize((side, side))
+    with Decoders(images=1) as decoders:
+        for form, picture in (("JPEG", large), ("PNG", large.convert("RGBA")), ("TIFF", large.convert("CMYK"))):
+            file = io.BytesIO()
+            picture.save(file, format=form, **({"compress_level": 1} if form == "PNG" else {}))
+            assert decoders.image(file.getvalue(), form).shape == (side, side, 3), form
+        assert not any(decoders.kills.values())
+
+
 def test_closing_ends_every_decoder(portrait):
     decoders = Decoders()
     decoders.image(portrait, "a")
@@ -485,7 +554,7 @@ def test_all_is_enforced_here(decoders):
     if seccomp.platform.machine() not in ("x86_64", "aarch64"):
         pytest.skip("no filter for this processor")
     found = decoders.isolation
-    assert {name for name, enforced in found.items() if not enforced} <= {"own_network", "files"}
+    assert {name for name, enforced in found.items() if not enforced} <= {"own_network", "files", "landlock_abi"}
     assert {"memory", "cpu", "open_files", "written_files", "no_new_rights", "rights", "network"} <= set(found)
 
 

@@ -27,7 +27,9 @@ SCHEMA = json.loads((Path(__file__).parent.parent / "video" / "report" / "report
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     config = ServiceConfig(
-        limits=Limits(image_bytes=2**20, video_bytes=8 * 2**20, idle=1.0, streams_at_once=1, event_readers=4),
+        limits=Limits(
+            image_bytes=2**20, video_bytes=8 * 2**20, idle=1.0, streams_at_once=1, event_readers=4, image_wait=60.0
+        ),
         streams=(f"clip={CLIP}", "nowhere=http://127.0.0.1:9/secret-path"),
     )
     with running_service(tmp_path_factory.mktemp("state"), config) as running:
@@ -429,10 +431,14 @@ def test_the_address_of_a_source_stays_with_the_operator(client: httpx.Client) -
 # ---- what it says of itself
 
 
-def test_health_readiness_and_facts(client: httpx.Client) -> None:
+def test_health_readiness_and_facts(client: httpx.Client, service: Running) -> None:
     assert client.get("/healthz").json() == {"status": "alive"}
     ready = client.get("/readyz").json()
     assert (ready["status"], ready["problems"]) == ("ready", [])
+    isolation = ready["isolation"]
+    assert isolation["missing"] == [name for name in ("files", "system_calls") if not isolation[name]]
+    assert isolation["landlock_abi"] == service.state.decoders.isolation["landlock_abi"]
+    assert {"own_network", "network", "memory", "rights"} <= set(isolation)
     info = client.get("/v1/info").json()
     assert info["model"]["name"] == "lite0"
     assert 0 < info["bands"]["real_below"] <= info["bands"]["fake_from"] < 1
@@ -453,6 +459,11 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
         "fakeface_model_info{",
         'fakeface_streams{state="live"}',
         "fakeface_decoder_kills",
+        "fakeface_decoder_places",
+        'fakeface_isolation{what="files"}',
+        'fakeface_isolation{what="landlock_abi"}',
+        "fakeface_isolation_missing",
+        "fakeface_connections ",
     ):
         assert name in text, name
 

@@ -43,7 +43,7 @@ def impatient() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    config = ServiceConfig(limits=Limits(idle=3.0, uploads=2, frame_bytes=2**20))
+    config = ServiceConfig(limits=Limits(idle=3.0, image_uploads=4, frame_bytes=2**20))
     with running_service(tmp_path_factory.mktemp("state"), config) as running:
         yield running
 
@@ -131,7 +131,7 @@ def test_uploads_at_once_are_bounded(running: Running) -> None:
         connection.sendall(head)
     with client_of(running) as client:
         until = time.monotonic() + 2
-        while running.state.uploads.taken < 2 and time.monotonic() < until:
+        while running.state.image_uploads.taken < 2 and time.monotonic() < until:
             time.sleep(0.01)
         answer = client.post("/v1/images", files={"file": ("x.jpg", PICTURE.read_bytes())})
         assert "uploads at once" in problem(answer, 503)

@@ -130,6 +130,9 @@ def test_too_many_cameras_too_large_pictures_and_text_are_refused(service: Runni
         assert heard(socket)["type"] == "ready"
         socket.send(bytes(2**20 + 1))
         assert closed_with(socket) == 1009
+    until = time.monotonic() + 10  # the place is given back after the client has been told
+    while service.state.live_sessions.taken and time.monotonic() < until:
+        time.sleep(0.01)
     assert service.state.live_sessions.taken == 0
 
 

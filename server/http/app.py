@@ -27,11 +27,13 @@ from fakeface_jax import __version__
 from fakeface_jax.classifier import FaceClassifier
 from fakeface_jax.faces import FaceDetector
 from fakeface_jax.server.http import camera, health, image_routes, stream_routes, video_routes
+from fakeface_jax.server.http.connections import ConnectionGate
 from fakeface_jax.server.http.file_response import FileAnswer
 from fakeface_jax.server.http.middleware import Edge
 from fakeface_jax.server.http.problems import ProblemDetails, answer_errors
 from fakeface_jax.server.http.schemas import StreamRequest, VideoByUrl, report_schemas
 from fakeface_jax.server.http.service_state import State
+from fakeface_jax.server.http.shedding import Shed
 from fakeface_jax.server.service_config import ServiceConfig
 from fakeface_jax.server.storage.store import Store
 
@@ -68,6 +70,7 @@ def create_app(
             app.state.service = state = stack.enter_context(
                 State.create(config, store, classifier, make_detector, video_classifier=video_classifier or classifier)
             )
+            state.register_connections(app.state.connections)
             # It answers meanwhile, and says that it is not ready.
             warming = threading.Thread(target=_warm_up, args=(state,), name="warm-up", daemon=True)
             warming.start()
@@ -85,6 +88,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    # Made before its lifespan begins: the listeners need it first.
+    app.state.connections = ConnectionGate(config.limits.connections, config.limits.connections_per_address)
     answer_errors(app)
     for part in (health, image_routes, video_routes, stream_routes, camera):
         app.include_router(part.router)
@@ -97,6 +102,7 @@ def create_app(
         async def page() -> FileAnswer:
             return FileAnswer(folder / "index.html", media_type="text/html")
 
+    app.add_middleware(Shed)
     app.add_middleware(Edge)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -116,6 +122,11 @@ class _Static(StaticFiles):
 
 
 def _warm_up(state: State) -> None:
+    try:
+        state.note_isolation()
+    except Exception:
+        # Readiness says that no decoder can be started.
+        _log.exception("what isolates decoders cannot be found out")
     try:
         state.warm_up()
     except Exception:

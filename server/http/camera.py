@@ -19,14 +19,11 @@ from fakeface_jax.server.batching import Busy
 from fakeface_jax.server.http.auth import STILL_ALLOWED, Asker, admit, still_allowed
 from fakeface_jax.server.http.problems import Problem
 from fakeface_jax.server.http.service_state import State, state_of
-from fakeface_jax.server.http.uploads import book, book_received
+from fakeface_jax.server.http.uploads import book, book_received, client_key
 from fakeface_jax.server.live_sources import LiveSession
 from fakeface_jax.server.pictures import LimitedDetector
 
 router = APIRouter()
-
-_HELLOS = 32
-"""Connections that have not said who they are."""
 
 _HELLO = 10.0
 """Seconds that a client has for its first message."""
@@ -42,15 +39,13 @@ _REFUSED, _TOO_LARGE, _LATER = 1008, 1009, 1013
 async def live(socket: WebSocket) -> None:
     """Scores pictures as they come; the newest alone where they come faster than they are scored."""
     state = state_of(socket)
-    if state.hellos >= _HELLOS:
+    try:
+        with state.hellos.take(client_key(socket)):
+            await socket.accept()
+            asker = await _hello(socket, state)
+    except Busy:
         await socket.close(_LATER)  # before it is accepted: 403
         return
-    state.hellos += 1
-    try:
-        await socket.accept()
-        asker = await _hello(socket, state)
-    finally:
-        state.hellos -= 1
     if asker is None:
         return
     if not state.ready.is_set():
@@ -81,7 +76,7 @@ async def _hello(socket: WebSocket, state: State) -> Asker | None:
 async def _converse(socket: WebSocket, state: State, asker: Asker) -> None:
     limits = state.config.limits
     detector = LimitedDetector(await asyncio.to_thread(state.make_detector), limits.faces)
-    session = LiveSession(state.classifier, detector, state.decoders.image)
+    session = LiveSession(state.classifier, detector, state.decoders.image_for(asker.owner))
     await socket.send_json({"type": "ready", "size_limit": limits.frame_bytes})
     arrivals = _Arrivals()
     asked = -STILL_ALLOWED

@@ -14,6 +14,7 @@ from fakeface_jax.server.http.problems import responses
 from fakeface_jax.server.http.schemas import Info
 from fakeface_jax.server.http.service_state import State, state_of
 from fakeface_jax.server.prometheus_metrics import CONTENT_TYPE
+from fakeface_jax.server.sandbox.isolation import missing
 from fakeface_jax.video.report.video_report import plain
 
 router = APIRouter()
@@ -41,12 +42,16 @@ async def healthz() -> dict[str, str]:
     },
 )
 async def readyz(state: StateHere) -> JSONResponse:
-    """The model has scored, both workers live, the store can be written. Says what isolates the decoders, too."""
+    """The model has scored, both workers live, the store can be written.
+
+    Says what isolates the decoders, too: `missing` names what should and does not, null until that is known;
+    `landlock_abi` is a version; all others are whether something is enforced.
+    """
     found = await state.health.problems()
     body: dict[str, Any] = {
         "status": "not ready" if found else "ready",
         "problems": found,
-        "isolation": state.isolation,
+        "isolation": {"missing": missing(state.isolation) if state.isolation else None, **state.isolation},
     }
     return JSONResponse(body, 503 if found else 200)
 

@@ -14,6 +14,7 @@ from fakeface_jax.server.http.auth import Asker, Caller
 from fakeface_jax.server.http.problems import Problem, responses
 from fakeface_jax.server.http.schemas import Crop
 from fakeface_jax.server.http.service_state import State, state_of
+from fakeface_jax.server.http.shedding import release_reservation
 from fakeface_jax.server.http.uploads import file_body, place, take_in
 from fakeface_jax.server.pictures import Scored, Work
 
@@ -21,6 +22,9 @@ router = APIRouter(prefix="/v1", tags=["pictures"])
 
 _LOOK = 0.25
 """Seconds between two looks whether the client is still there."""
+
+_UPLOAD = 120.0
+"""Seconds that a whole picture may take to come."""
 
 _BODY = file_body("image/jpeg", "image/png", "image/webp")
 
@@ -109,12 +113,13 @@ async def _score(
     request: Request, caller: Asker, state: State, name: str | None, *, whole_image: bool, **wanted: bool
 ) -> Scored:
     limits = state.config.limits
-    async with place(request, state, caller, most=limits.image_bytes, on_disk=False):
-        upload = await take_in(request, state, caller, most=limits.image_bytes, total=limits.idle * 4, name=name)
     if not state.ready.is_set():
         raise Problem(503, "the model is being loaded", {"Retry-After": "5"})
+    async with place(request, state, caller, most=limits.image_bytes, on_disk=False):
+        upload = await take_in(request, state, caller, most=limits.image_bytes, total=_UPLOAD, name=name)
+    release_reservation(request.scope)
     try:
-        work = state.pictures.submit(upload.data, upload.name, whole_image=whole_image, **wanted)
+        work = state.pictures.submit(upload.data, upload.name, owner=caller.owner, whole_image=whole_image, **wanted)
     except Busy:
         state.metrics.refused.labels("images").inc()
         raise

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import io
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,6 +68,7 @@ async def receive(
     most: int,
     idle: float,
     total: float,
+    rate: float = 0.0,
     target: Path | None = None,
     name: str | None = None,
     on_bytes: Callable[[int], Awaitable[None]] = _not_counted,
@@ -78,6 +80,7 @@ async def receive(
         most: bytes; more are refused while they come.
         idle: seconds without a byte.
         total: seconds for all of it.
+        rate: bytes a second that have to come; who is slower for `idle` seconds is given up. 0 for any rate.
         target: write it there.
         name: of a file that is the body itself.
         on_bytes: called with the length of each piece of the body; what it raises ends the upload.
@@ -96,7 +99,7 @@ async def receive(
             async with asyncio.timeout(total):
                 if kind == b"multipart/form-data":
                     form = _Form(options.get(b"boundary", b""), sink)
-                    async for chunk in _chunks(request, idle):
+                    async for chunk in _chunks(request, idle, rate):
                         await on_bytes(len(chunk))
                         left -= len(chunk)
                         if left < 0:  # also of what is around the file
@@ -104,7 +107,7 @@ async def receive(
                         form.feed(chunk)
                     shown, fields = form.finish()
                 else:
-                    async for chunk in _chunks(request, idle):
+                    async for chunk in _chunks(request, idle, rate):
                         await on_bytes(len(chunk))
                         sink.write(chunk)
                     shown, fields = name or "upload", {}
@@ -135,16 +138,29 @@ def stated_length(request: Request) -> int:
     return int(stated)
 
 
-async def _chunks(request: Request, idle: float) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, idle: float, rate: float) -> AsyncIterator[bytes]:
+    """The pieces of a body, for as long as they come fast enough.
+
+    Time that is spent waiting for the client is paid for by bytes: each is worth 1 / rate seconds, and `idle` seconds
+    are the most that can be saved up. So nobody holds a place by sending a byte now and then, and what the service
+    itself takes to store a piece counts for nothing.
+    """
     stream = request.stream()
+    left = idle
     while True:
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(idle):
+            async with asyncio.timeout(left):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise Problem(408, f"nothing came for {idle:g} s; send it again", {"Connection": "close"}) from None
+            told = f"nothing came for {left:.3g} s; send it again"
+            if left < idle / 2:
+                told = f"slower than {rate:g} bytes a second for {idle:g} s; send it again over a faster connection"
+            raise Problem(408, told, {"Connection": "close"}) from None
         if chunk is None:
             return
+        if rate:
+            left = min(idle, left - (time.monotonic() - began) + len(chunk) / rate)
         yield chunk
 
 

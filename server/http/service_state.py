@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,17 +24,24 @@ from fakeface_jax.explain import heatmap
 from fakeface_jax.faces import FaceDetector
 from fakeface_jax.server.batching import Batcher
 from fakeface_jax.server.events import EventHub
+from fakeface_jax.server.http.connections import ConnectionGate
 from fakeface_jax.server.http.schemas import describe_job
 from fakeface_jax.server.jobs import JobRunner
 from fakeface_jax.server.live_sources import Watchers
 from fakeface_jax.server.pictures import PictureScorer
 from fakeface_jax.server.prometheus_metrics import Metrics
 from fakeface_jax.server.rate_limits import RateLimiter
+from fakeface_jax.server.sandbox.isolation import in_words, missing
 from fakeface_jax.server.sandbox.pool import DecodeLimits, Decoders
 from fakeface_jax.server.service_config import ServiceConfig
 from fakeface_jax.server.slots import Places
 from fakeface_jax.server.storage.job_records import Job
 from fakeface_jax.server.storage.store import Store
+
+_log = logging.getLogger("fakeface.service")
+
+_HELLOS = 32
+"""Connections of cameras that have not said who they are."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -55,12 +63,13 @@ class State:
         metrics: what is counted.
         rates: requests of tokens.
         ready: the model is loaded and has scored.
-        uploads, live_sessions, event_readers: places of files being received, browser cameras, followers of events.
+        uploads, image_uploads: places of videos and of pictures that are being received.
+        live_sessions, event_readers: places of browser cameras and of followers of events.
+        hellos: places of cameras that have not said who they are, by address.
         health: what is wrong, if anything.
         upload_memory: bytes of pictures that are being received; the event loop's alone.
         upload_disk: bytes of videos that were announced and have not come yet; the event loop's alone.
-        hellos: cameras that have not said who they are.
-        isolation: what decoders cannot do here, as `problems` found it last.
+        isolation: what is enforced on decoders here, as `Decoders.isolation` has it; empty until it is known.
     """
 
     config: ServiceConfig
@@ -77,14 +86,15 @@ class State:
     metrics: Metrics
     rates: RateLimiter
     uploads: Places
+    image_uploads: Places
     live_sessions: Places
     event_readers: Places
+    hellos: Places
     ready: threading.Event = dataclasses.field(default_factory=threading.Event)
     health: Health = dataclasses.field(init=False)
-    hellos: int = 0
     upload_memory: int = 0
     upload_disk: int = 0
-    isolation: dict[str, bool] = dataclasses.field(default_factory=dict)
+    isolation: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     @contextlib.contextmanager
@@ -116,13 +126,15 @@ class State:
                             max_seconds=limits.video_seconds,
                             image_bytes=limits.image_bytes,
                             image_seconds=limits.image_deadline,
-                        )
+                            memory_bytes=limits.decoder_memory,
+                        ),
+                        memory=limits.decoders_memory or None,
                     )
                 )
             )
             batcher = stack.enter_context(Batcher(classifier, max_wait=limits.batch_wait, on_batch=on_batch))
             pictures = stack.enter_context(
-                contextlib.closing(PictureScorer(batcher, classifier, make_detector(), decoders.image, limits))
+                contextlib.closing(PictureScorer(batcher, classifier, make_detector(), decoders.image_for, limits))
             )
             watchers = stack.enter_context(
                 contextlib.closing(Watchers(classifier, make_detector, decoders, hub, config))
@@ -152,8 +164,10 @@ class State:
                 metrics=metrics,
                 rates=RateLimiter(),
                 uploads=Places("uploads", limits.uploads, metrics.refused.labels("uploads").inc),
+                image_uploads=Places("uploads", limits.image_uploads, metrics.refused.labels("uploads").inc),
                 live_sessions=Places("cameras", limits.live_sessions, metrics.refused.labels("live").inc),
                 event_readers=Places("followers of events", limits.event_readers, metrics.refused.labels("events").inc),
+                hellos=Places("cameras that have not said who they are", _HELLOS, metrics.refused.labels("live").inc),
             )
             state._register()
             state.health = Health(state.problems)
@@ -170,6 +184,15 @@ class State:
         self.ready.set()
         # The gradient behind heat maps takes longer to compile than anything else, and is needed later if at all.
         heatmap(self.classifier, np.zeros((1, size, size, 3), np.uint8))
+
+    def note_isolation(self) -> None:
+        """Finds out what isolates decoders here, and tells the log."""
+        self.isolation = found = self.decoders.isolation
+        facts = {name: int(value) for name, value in found.items()}
+        if words := in_words(found):
+            _log.warning("decoders are not isolated: they %s", words, extra=facts)
+        else:
+            _log.info("decoders are isolated", extra=facts)
 
     @property
     def detector(self) -> str:
@@ -199,14 +222,27 @@ class State:
         if not self.runner.alive:
             found.append("the thread that scores videos has ended")
         try:
-            self.isolation = dict(self.decoders.isolation)
+            self.isolation = self.decoders.isolation
         except Exception as error:
             found.append(f"no decoder can be started: {type(error).__name__}")
+        if self.config.require_isolation and (words := in_words(self.isolation)):
+            found.append(f"decoders are not isolated: they {words}")
         try:
             self.store.check_writable()
         except Exception as error:
             found.append(f"the store cannot be written: {type(error).__name__}")
         return found
+
+    def register_connections(self, gate: ConnectionGate) -> None:
+        """Shows in the metrics how many connections are open, and how many had to go."""
+        self.metrics.gauge("connections", "Connections that are open.", lambda: gate.open)
+        self.metrics.states(
+            "connections_ended",
+            "Connections that were closed to keep within the limits: dropped made room, refused found none.",
+            "reason",
+            lambda: {"dropped": gate.dropped, "refused": gate.refused},
+            total=True,
+        )
 
     def _register(self) -> None:
         metrics, queue = self.metrics, self.store.queue
@@ -215,6 +251,7 @@ class State:
         metrics.gauge("jobs_running", "Videos that are being scored.", lambda: queue().running)
         metrics.gauge("queue_images", "Pictures that wait.", lambda: self.pictures.waiting)
         metrics.gauge("images_running", "Pictures that are being scored.", lambda: self.pictures.running)
+        metrics.gauge("images_allowed", "Pictures that may be inside now.", lambda: self.pictures.admission.allowed)
         metrics.gauge("queue_faces", "Faces that wait for the model.", lambda: self.batcher.waiting)
         metrics.gauge("live_sessions", "Browser cameras that are being scored.", lambda: self.live_sessions.taken)
         metrics.gauge("event_readers", "Connections that follow events.", lambda: self.event_readers.taken)
@@ -224,6 +261,20 @@ class State:
             "reason",
             lambda: dict(self.decoders.kills),
             total=True,
+        )
+        metrics.gauge("decoders", "Processes that decode, or wait to.", lambda: self.decoders.places.taken)
+        metrics.gauge("decoder_places", "Decoders that there may be at once.", lambda: self.decoders.places.most)
+        metrics.states(
+            "isolation",
+            "What isolates decoders: 1 where it is enforced; landlock_abi is a version, 0 for none.",
+            "what",
+            lambda: dict(self.isolation),
+            total=False,
+        )
+        metrics.gauge(
+            "isolation_missing",
+            "What should isolate decoders and does not; NaN until it is known.",
+            lambda: len(missing(self.isolation)) if self.isolation else float("nan"),
         )
         metrics.states("streams", "Live sources by state.", "state", self.watchers.states, total=False)
 

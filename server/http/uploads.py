@@ -15,9 +15,11 @@ from types import MappingProxyType
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from fakeface_jax.server.batching import Busy
 from fakeface_jax.server.http.auth import Asker
+from fakeface_jax.server.http.connections import address_key
 from fakeface_jax.server.http.multipart import Upload, receive, refuse_longer, stated_length
 from fakeface_jax.server.http.problems import Problem
 from fakeface_jax.server.http.service_state import State
@@ -55,7 +57,7 @@ async def take_in(
     target: Path | None = None,
     name: str | None = None,
 ) -> Upload:
-    """Receives one file; see `bodies.receive`.
+    """Receives one file; see `multipart.receive`.
 
     Raises:
         Problem: also 429 where a token has sent too much today, 507 where the disk has no more room.
@@ -96,6 +98,7 @@ async def take_in(
             most=most,
             idle=state.config.limits.idle,
             total=total,
+            rate=state.config.limits.body_rate,
             target=target,
             name=name,
             on_bytes=count,
@@ -109,7 +112,7 @@ async def take_in(
 
 @contextlib.asynccontextmanager
 async def place(request: Request, state: State, caller: Asker, *, most: int, on_disk: bool) -> AsyncIterator[None]:
-    """A place among the uploads, as long as one is received.
+    """A place among the uploads, as long as one is received; pictures and videos have places of their own.
 
     Args:
         request: states how long it will be, or not.
@@ -119,14 +122,22 @@ async def place(request: Request, state: State, caller: Asker, *, most: int, on_
         on_disk: whether it goes to the disk.
 
     Raises:
-        Busy: as many are received as may be.
+        Busy: as many are received as may be, or this token or address has its share of them.
         Problem: 413 where it says that it is longer than that, 507 where the disk has no room.
     """
     refuse_longer(request, most)
-    with state.uploads.take(caller.owner):
+    # Who has no token is known by the address, so that nobody takes the places of all others.
+    who = caller.owner if caller.token is not None else client_key(request)
+    places = state.uploads if on_disk else state.image_uploads
+    with places.take(who):
         if on_disk:
             await _room_on_disk(state, stated_length(request))
         yield
+
+
+def client_key(connection: HTTPConnection) -> str:
+    """Whom places go to that has not said who it is: the client's address."""
+    return f"address {address_key(connection.client.host if connection.client is not None else None)}"
 
 
 async def room_on_disk(state: State) -> int:

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,17 +77,27 @@ class Child:
         network: whether it may use one.
         killed: called once with why, when it is ended or has ended before its time: `timeout`, `crash`, `memory`,
             `cpu`, `protocol`, `start`.
+        gone: called once, when the process is gone and its memory free.
 
     Attributes:
         isolation: what the platform enforces of what the child gave up; empty until it is ready.
+        owner: whose media it sees; None until it has seen any.
+        uses: how many pictures it has been given.
     """
 
     def __init__(
-        self, limits: DecodeLimits, *, network: bool, killed: Callable[[str], None] = lambda reason: None
+        self,
+        limits: DecodeLimits,
+        *,
+        network: bool,
+        killed: Callable[[str], None] = lambda reason: None,
+        gone: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits, self._killed = limits, killed
+        self._gone = _Once(gone)
         self._ended = self._ready = False
-        self.isolation: dict[str, bool] = {}
+        self.isolation: dict[str, int] = {}
+        self.owner: str | None = None
         self.uses = 0
         self._memory: mmap.mmap | None = None
         self._slot_size = 0
@@ -253,6 +264,7 @@ class Child:
         self._ended = True
         self._process.kill()
         self._process.wait()
+        self._gone()
 
     def close(self) -> None:
         """Ends the process and frees what it had; twice is no error."""
@@ -320,10 +332,23 @@ def whole(value: Any) -> int:
     return value
 
 
-def _flags(value: Any) -> dict[str, bool]:
+def _flags(value: Any) -> dict[str, int]:
     if not isinstance(value, dict):
         return {}
-    return {str(key)[:40]: bool(flag) for key, flag in list(value.items())[:20]}
+    return {str(key)[:40]: flag for key, flag in list(value.items())[:20] if isinstance(flag, int) and 0 <= flag < 1000}
+
+
+class _Once:
+    """A function that is called the first time only, whichever thread comes first."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function, self._lock, self._called = function, threading.Lock(), False
+
+    def __call__(self) -> None:
+        with self._lock:
+            first, self._called = not self._called, True
+        if first:
+            self._function()
 
 
 def _error(name: str, header: Mapping[str, Any]) -> FakeFaceError:

@@ -52,6 +52,15 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
+def abi() -> int:
+    """The version of Landlock's interface that this process can use; 0 where there is none."""
+    if sys.platform != "linux":
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION))
+    return max(0, int(version))
+
+
 def restrict(*, readable: Iterable[str | Path], writable: Iterable[str | Path], network: bool = False) -> bool:
     """Lets this thread, and those it starts, open nothing but these; `PR_SET_NO_NEW_PRIVS` must be set.
 
@@ -65,12 +74,10 @@ def restrict(*, readable: Iterable[str | Path], writable: Iterable[str | Path], 
     Returns:
         Whether it is in force; False where the platform has no such thing.
     """
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION))
+    version = abi()
     if version < 1:
         return False
+    libc = ctypes.CDLL(None, use_errno=True)
     handled = (1 << _KNOWN.get(version, 16)) - 1
     attributes = _Ruleset(handled, 0 if network or version < 4 else _TCP, _SIGNALS if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24

@@ -7,13 +7,14 @@ Example:
     >>> first = before_imports(limits, network=False, parent=os.getppid())
     >>> import cv2
     >>> first | before_media(readable=["/proc/self/fd/5"], writable=[], network=False)
-    {'memory': True, 'cpu': True, ..., 'network': True, 'files': True, 'system_calls': True}
+    {'memory': True, 'cpu': True, ..., 'landlock_abi': 7, 'files': True, 'system_calls': True}
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import fakeface_jax
 from fakeface_jax.server.sandbox import landlock, seccomp
+from fakeface_jax.server.sandbox.isolation import LANDLOCK_ABI
 from fakeface_jax.server.sandbox.protocol import DecodeLimits
 
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _SET_DUMPABLE = 1, 38, 4
@@ -80,22 +82,48 @@ def before_imports(limits: DecodeLimits, *, network: bool, parent: int) -> dict[
 
 def before_media(
     *, readable: Iterable[str | Path] | None, writable: Iterable[str | Path], network: bool
-) -> dict[str, bool]:
+) -> dict[str, int]:
     """Locks the process in: no files but these, no rights of root, no programs, no network.
 
     Args:
-        readable: files and directories; None for all.
+        readable: files and directories; None for all, as a camera's driver needs.
         writable: directories.
         network: whether sockets can be made.
 
     Returns:
-        What is enforced: `files`, `system_calls`, `rights`.
+        What is enforced, as was tried out afterwards: `files`, `system_calls`, `rights`; and `landlock_abi`, the
+        version of Landlock's interface, 0 for none.
     """
+    writable = list(writable)
+    version = landlock.abi()
     files = readable is not None and landlock.restrict(
         readable=[*program_files(), *readable], writable=writable, network=network
     )
     rights = _drop_capabilities()
-    return {"files": files, "rights": rights, "system_calls": seccomp.install(network=network)}
+    # Whoever may read any file drives a device, which is opened for writing.
+    calls = seccomp.install(network=network, writes=bool(writable) or readable is None)
+    return {
+        LANDLOCK_ABI: version if files else 0,
+        "files": files and _refused_root(),
+        "rights": rights,
+        "system_calls": calls and _refused_call(),
+    }
+
+
+def _refused_root() -> bool:
+    """Whether a directory that is on no list cannot be opened, though anybody may."""
+    try:
+        os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _refused_call() -> bool:
+    """Whether a system call that would do nothing is refused all the same."""
+    return bool(ctypes.CDLL(None, use_errno=True).unshare(0) == -1 and ctypes.get_errno() == errno.EPERM)
 
 
 def program_files() -> list[str]:

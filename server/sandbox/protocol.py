@@ -61,7 +61,7 @@ class DecodeLimits:
         image_uses: pictures after which a decoder is replaced by a fresh one.
     """
 
-    memory_bytes: int = 4 * 2**30
+    memory_bytes: int = 2 * 2**30
     image_cpu_seconds: int = 30
     image_seconds: float = 30.0
     cpu_seconds: int = 2 * 3600

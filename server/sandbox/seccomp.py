@@ -1,4 +1,5 @@
-"""A filter of system calls for processes that decode what strangers send: no programs, no network, no other process.
+"""A filter of system calls for processes that decode what strangers send: no programs, no network, no other process,
+no change of any file unless that is their work.
 
 Everything is allowed but what the list names, so that a new version of a library does not break; what is refused fails
 with "operation not permitted". Threads can be made, processes cannot. The filter is Linux's seccomp; it is loaded
@@ -86,6 +87,76 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
 }
 """Refused to every decoder."""
 
+_METADATA: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
+"""Refused to every decoder: Landlock has no say about who may use a file, and about its times and attributes."""
+
+_SHARED: dict[str, tuple[int | None, int | None]] = {
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmdt": (67, 197),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+}
+"""Refused to every decoder: memory, semaphores and queues that outlive a process and are reached by a number."""
+
+_CHANGES: dict[str, tuple[int | None, int | None]] = {
+    "truncate": (76, 45),
+    "creat": (85, None),
+    "rename": (82, None),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "link": (86, None),
+    "linkat": (265, 37),
+    "symlink": (88, None),
+    "symlinkat": (266, 36),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "rmdir": (84, None),
+}
+"""Refused to those that write no file, so that they change none where there is no Landlock either."""
+
+_OPENS: dict[str, tuple[int | None, int | None, int]] = {
+    # with which argument holds the flags, from 0
+    "open": (2, None, 1),
+    "openat": (257, 56, 2),
+}
+_OPENAT2 = (437, 437)
+_FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000
+"""O_WRONLY, O_RDWR, O_CREAT, O_TRUNC of both processors."""
+
 _NETWORK: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -123,11 +194,12 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def install(*, network: bool) -> bool:
+def install(*, network: bool, writes: bool = False) -> bool:
     """Filters the system calls of all threads of this process, for ever; `PR_SET_NO_NEW_PRIVS` must be set.
 
     Args:
         network: whether sockets can be made.
+        writes: whether files can be opened for writing, made, renamed and removed.
 
     Returns:
         Whether it is in force; False where the platform has no such thing.
@@ -135,7 +207,7 @@ def install(*, network: bool) -> bool:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in _ARCHITECTURES:
         return False
-    program = filter_program(machine, network=network, process=os.getpid())
+    program = filter_program(machine, network=network, writes=writes, process=os.getpid())
     buffer = ctypes.create_string_buffer(program, len(program))
     described = _Program(len(program) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -149,13 +221,14 @@ def install(*, network: bool) -> bool:
     return bool(answer == 0)
 
 
-def filter_program(machine: str, *, network: bool, process: int) -> bytes:
+def filter_program(machine: str, *, network: bool, process: int, writes: bool = False) -> bytes:
     """The filter as `struct sock_filter` instructions of 8 bytes each.
 
     Args:
         machine: `x86_64` or `aarch64`.
         network: whether sockets can be made.
         process: the number of the one that is filtered.
+        writes: whether files can be opened for writing, made, renamed and removed.
     """
     column, architecture = _ARCHITECTURES[machine]
     lines = [
@@ -166,10 +239,23 @@ def filter_program(machine: str, *, network: bool, process: int) -> bytes:
     ]
     if machine == "x86_64":
         lines += [_line(_AT_LEAST, _X32, no=1), _line(_RETURN, _UNKNOWN)]
-    for numbers in (_CALLS | ({} if network else _NETWORK)).values():
+    refused = _CALLS | _METADATA | _SHARED | ({} if network else _NETWORK) | ({} if writes else _CHANGES)
+    for numbers in refused.values():
         number = numbers[column]
         if number is not None:
             lines += [_line(_EQUAL, number, no=1), _line(_RETURN, _REFUSE)]
+    if not writes:
+        # Its flags lie in memory, too; whoever gets this answer uses openat.
+        lines += [_line(_EQUAL, _OPENAT2[column], no=1), _line(_RETURN, _UNKNOWN)]
+        for x86, arm, argument in _OPENS.values():
+            if (number := (x86, arm)[column]) is not None:
+                lines += [
+                    _line(_EQUAL, number, no=4),
+                    _line(_LOAD, _FIRST_ARGUMENT + 8 * argument),
+                    _line(_ANY_BIT, _FOR_WRITING, no=1),
+                    _line(_RETURN, _REFUSE),
+                    _line(_RETURN, _ALLOW),
+                ]
     lines += [
         # Its flags lie in memory, which a filter cannot read; the C library then falls back to clone.
         _line(_EQUAL, _CLONE3[column], no=1),
