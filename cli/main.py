@@ -13,6 +13,7 @@
     fakeface update ...            a model, with new fakes
     fakeface data merge|audit|build|stills ...
     fakeface serve                 the service over HTTP, and its web page
+    fakeface backup DIRECTORY      a copy of the service's state
     fakeface token create|list|revoke   who may use the service
 
 Exit codes: 0 done; 1 a check failed (audit, update, verify) or training diverged; 2 usage, configuration, model or data

@@ -75,6 +75,7 @@ class Serve:
             stack.enter_context(_ended_in_order())
             # Before the model, which takes seconds: whoever cannot have them is told at once.
             stack.enter_context(store.exclusive())
+            store.check()
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
             classifier = FaceClassifier.load(self.model)
             make_detector = functools.partial(create_detector, self.detector or classifier.spec.detector)

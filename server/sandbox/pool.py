@@ -39,7 +39,7 @@ from fakeface_jax.video.report.video_report import VideoReport
 
 __all__ = ["DecodeLimits", "Decoders", "IsolatedCapture", "IsolatedVideo"]
 
-REASONS = ("timeout", "crash", "memory", "cpu", "protocol", "start")
+REASONS = ("timeout", "crash", "killed", "memory", "cpu", "protocol", "start")
 """Why a decoder was ended, or ended, before its time."""
 
 _PICTURE_BYTES = 3 * 2**24
@@ -101,6 +101,7 @@ class Decoders:
         Raises:
             LimitExceeded: also for a decoder that needed too much.
             DecodeError: also for a decoder that crashed or hung.
+            DecoderKilled: somebody else killed the decoder; another try may succeed.
         """
         if len(data) > self.limits.image_bytes:
             problem = f"{len(data)} bytes, more than {self.limits.image_bytes}"
@@ -216,6 +217,29 @@ class Decoders:
         except BaseException:
             self._free(child)
             raise
+
+    @contextlib.contextmanager
+    def with_room(self) -> Iterator[None]:
+        """Ends the decoders that nobody uses, and keeps none ready until the end of the block: for one decoder that
+        may need all the memory that can be had."""
+        with self._lock:
+            keep, self._keep_spare = self._keep_spare, False
+            spare, self._spare = self._spare, None
+        try:
+            if spare is not None:
+                with contextlib.suppress(Exception):  # one that could not be started needs no ending
+                    self._free(spare.result())
+            unused = []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    unused.append(self._idle.get_nowait())
+            for child in unused:
+                self._free(child)
+                self._idle.put(None)
+            yield
+        finally:
+            with self._lock:
+                self._keep_spare = keep
 
     def close(self) -> None:
         """Ends all decoders; twice is no error. What is being decoded fails."""
