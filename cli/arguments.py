@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from fakeface_jax.cli.backup import Backup
 from fakeface_jax.cli.compare import Compare
 from fakeface_jax.cli.data import Audit, Build, Merge
 from fakeface_jax.cli.evaluate import Evaluate
@@ -40,6 +41,7 @@ _Command = (
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Streaming, tyro.conf.subcommand("stream")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
+    | Annotated[Backup, tyro.conf.subcommand("backup")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
@@ -62,6 +64,7 @@ Command = (
     | Verify
     | Streaming
     | Serve
+    | Backup
     | Train
     | Features
     | Fit

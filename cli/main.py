@@ -13,6 +13,7 @@
     fakeface update ...            continue a model's training with new fakes
     fakeface data merge|audit|build|stills ...   prepare training data
     fakeface serve                 serve the HTTP API and its web page
+    fakeface backup DIRECTORY      copy the service's state
     fakeface token create|list|revoke   manage access to the service
 
 Exit codes: 0 done; 1 a check failed (audit, update, verify) or training diverged; 2 wrong usage, configuration, model

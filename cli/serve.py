@@ -74,6 +74,7 @@ class Serve:
             # Before the model is loaded, which takes seconds: if the directory or the port is in use, the user learns
             # it at once.
             stack.enter_context(store.exclusive())
+            store.check()
             listening = stack.enter_context(_listen(self.config.host, self.config.port))
             health = None
             if self.config.health_port is not None:

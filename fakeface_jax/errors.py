@@ -13,7 +13,7 @@ Example:
 
 import re
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """C0, DEL and C1 control characters, line separators, and characters that change the direction of writing."""
 
 
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
     File names are chosen by strangers; raw control characters could move the cursor, hide lines or forge them.
     """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class FakeFaceError(Exception):

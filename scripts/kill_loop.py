@@ -42,7 +42,6 @@ class Service:
             "--port",
             str(port),
         ]
-        self._command += ["--attempts", "1000"]
         self.url = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._log = (state.parent / "service.log").open("ab")

@@ -34,11 +34,12 @@ class Busy(FakeFaceError):
 
     Attributes:
         retry_after: seconds after which another try makes sense.
+        own: the one who asks has as much as is theirs; False where there is no room for anybody.
     """
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
+    def __init__(self, message: str, retry_after: int = 1, *, own: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.own = retry_after, own
 
 
 class GivenUp(FakeFaceError):

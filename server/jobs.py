@@ -1,7 +1,8 @@
 """Videos, one after the other: claimed from the store, decoded outside, scored here, finished all at once or not.
 
 A job ends in one transaction. Whatever dies before it, the job is claimed again by the next process; whatever comes
-after it finds the job done. So there is one result, or none yet.
+after it finds the job done. So there is one result, or none yet. What counts against a job that ended without one:
+`setbacks` for what happened in this process, `storage.retention` for the death of the process.
 
 Example:
     >>> with JobRunner(store, classifier, detector, decoders, hub, metrics, config) as runner:
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import errno
 import json
 import logging
 import threading
@@ -28,9 +28,8 @@ from fakeface_jax.server.events import EventHub
 from fakeface_jax.server.pictures import LimitedDetector
 from fakeface_jax.server.prometheus_metrics import Metrics
 from fakeface_jax.server.sandbox.pool import Decoders
-from fakeface_jax.server.sandbox.protocol import DecoderUnavailable
 from fakeface_jax.server.service_config import ServiceConfig
-from fakeface_jax.server.storage.database import StoreError
+from fakeface_jax.server.setbacks import Setback, after
 from fakeface_jax.server.storage.job_records import Job
 from fakeface_jax.server.storage.store import Store
 from fakeface_jax.video.reading.opencv import FrameSource
@@ -49,10 +48,8 @@ _POLL = 5.0
 _SWEEP = 600.0
 """Seconds between two looks for what has expired."""
 
-_MOST_ATTEMPTS = 50
-"""Of a job that each time fails for want of something that comes back."""
-
-_WANTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN})
+_DAY = 86_400.0
+"""Seconds."""
 
 _PROGRESS = 0.2
 """Seconds between two events of progress."""
@@ -95,8 +92,8 @@ class JobRunner:
         # The latest: one may be deleted between being claimed and being begun.
         self._deleted: collections.deque[str] = collections.deque(maxlen=64)
         self._progress: dict[str, tuple[int, int]] = {}
-        # Jobs that ended without a result, and why; None where they are to wait again.
-        self._unsettled: collections.deque[tuple[Job, str | None]] = collections.deque()
+        # Jobs that ended without a result.
+        self._unsettled: collections.deque[tuple[Job, Setback]] = collections.deque()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def __enter__(self) -> JobRunner:
@@ -165,36 +162,37 @@ class JobRunner:
         return self._stopping or self._cancelled
 
     def _work(self, job: Job) -> bool:
-        """Whether the next one may be begun at once; not where this one failed for want of something."""
-        wanting = False
+        """Whether the next one may be begun at once; not where this one ended for want of something."""
+        setback = Setback()
         self._running = job.id
         channel = self._hub.channel(job.id)
         channel.send("state", {"state": "running", "attempt": job.attempt})
         _log.info("job started", extra={"job": job.id, "attempt": job.attempt, "bytes": job.media_bytes})
         began = time.monotonic()
         try:
-            self._score(job)
+            # Alone among videos the store sees to; pictures and live sources go on, their decoders being small.
+            with self._decoders.with_room() if job.apart is not None else contextlib.nullcontext():
+                self._score(job)
         except Cancelled:
             if not self._cancelled:
-                self._unsettled.append((job, None))
+                self._unsettled.append((job, setback))
         except Exception as error:
-            # The files of a job that was deleted are gone under its feet: that is no error.
-            if wanting := _for_want(error):
+            setback = after(error, job, self._config.attempts)
+            if setback.wanting:
                 _log.warning("no space, memory or descriptors", extra={"job": job.id, "kind": type(error).__name__})
-                again = job.attempt < _MOST_ATTEMPTS
-                self._unsettled.append((job, None if again else "the service has no room for it; try another day"))
+                self._unsettled.append((job, setback))
             elif isinstance(error, FakeFaceError):
-                self._unsettled.append((job, str(error)))
-            elif self._is_there(job):
+                self._unsettled.append((job, setback))
+            elif self._is_there(job):  # the files of a job that was deleted are gone under its feet
                 _log.exception("unexpected error", extra={"job": job.id})
-                self._unsettled.append((job, "an error in the service; its log has it under the id of this job"))
+                self._unsettled.append((job, setback))
         finally:
             self._progress.pop(job.id, None)
             self._running = None
             self._settle()
             self._tell_end(job)
             _log.info("job ended", extra={"job": job.id, "seconds": round(time.monotonic() - began, 3)})
-        return not wanting
+        return not setback.wanting
 
     def _is_there(self, job: Job) -> bool:
         try:
@@ -206,13 +204,15 @@ class JobRunner:
         """Writes how jobs ended that have no result. What the store does not take now is tried again, before any other
         job: without that, they would be running for ever."""
         while self._unsettled:
-            job, error = self._unsettled[0]
-            if error is None:
-                self._store.requeue(job.id, job.attempt)
-            elif self._store.fail(job.id, job.attempt, error):
+            job, setback = self._unsettled[0]
+            if setback.error is None:
+                self._store.requeue(
+                    job.id, job.attempt, failures=setback.failures, wants=setback.wants, apart=setback.apart
+                )
+            elif self._store.fail(job.id, job.attempt, setback.error, keep_failed=self._config.keep_failed * _DAY):
                 self._metrics.jobs.labels("failed").inc()
             self._unsettled.popleft()
-            if error is not None:
+            if setback.error is not None:
                 self._tell_end(job)
 
     def _tell_end(self, job: Job) -> None:
@@ -281,7 +281,7 @@ class JobRunner:
             verdict=str(report.verdict),
             p_fake=report.p_fake,
             reason=report.reason,
-            expires=time.time() + self._config.keep_reports * 86400,
+            expires=time.time() + self._config.keep_reports * _DAY,
         )
         if stored:
             self._metrics.jobs.labels("done").inc()
@@ -298,13 +298,3 @@ class JobRunner:
         path = self._store.artefact(job.id, "crops.json")
         path.write_text(json.dumps({"crops": crops}, allow_nan=False), encoding="utf-8")
         save_video_html(report, self._store.artefact(job.id, "page.html"), self._classifier, video, crops=crops)
-
-
-def _for_want(error: BaseException) -> bool:
-    """Whether it failed for want of what comes back: space, memory, descriptors. The next try may succeed."""
-    while True:
-        if isinstance(error, StoreError | DecoderUnavailable) or (isinstance(error, OSError) and error.errno in _WANTS):
-            return True
-        if error.__cause__ is None:
-            return False
-        error = error.__cause__

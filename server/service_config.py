@@ -125,7 +125,9 @@ class ServiceConfig:
             make the service open addresses, if not given.
         require_isolation: does not start, and is not ready, where something that should isolate decoders is missing.
         keep_reports: days until a job and its report are deleted.
-        attempts: how often a video is tried that ends with the death of the process.
+        keep_failed: days that the video of a failed job stays, so that the job can be retried; 0 deletes it at once.
+        attempts: failures of its own (its decoder crashed, its scoring raised an error) after which a job fails. Deaths
+            of the service, and what is short for a while, are not among them.
         grace: seconds that requests have to end in when the service is stopped; a video goes back into the queue.
     """
 
@@ -137,6 +139,7 @@ class ServiceConfig:
     url_hosts: tuple[str, ...] = ()
     require_isolation: bool = False
     keep_reports: float = 30.0
+    keep_failed: float = 1.0
     attempts: int = 3
     grace: float = 20.0
 
@@ -147,6 +150,8 @@ class ServiceConfig:
             raise ConfigError(f"health_port {self.health_port} is not in 0 to 65535")
         if not 0 < self.keep_reports <= 36500 or self.attempts < 1 or not 0 <= self.grace <= 3600:
             raise ConfigError("keep_reports must be above 0 days, attempts at least 1, grace 0 to 3600 s")
+        if not 0 <= self.keep_failed <= 36500:
+            raise ConfigError(f"keep_failed {self.keep_failed} is not in 0 to 36500 days")
         self.named_streams()
         if self.url_hosts:
             AllowList(hosts=self.url_hosts)

@@ -54,12 +54,14 @@ class Places:
         """A place until `leave`; raises `Busy`."""
         mine = self._total if owner == OPEN_OWNER else max(1, self._total // 2)
         with self._lock:
-            free = self.taken < self._total and self._owners[owner] < mine
+            full = self.taken >= self._total
+            free = not full and self._owners[owner] < mine
             if free:
                 self._owners[owner] += 1
         if not free:
             self._on_refused()
-            raise Busy(f"too many {self._what} at once; try again later", retry_after=5)
+            whose = "" if full else " with this token"
+            raise Busy(f"too many {self._what} at once{whose}; try again later", retry_after=5, own=not full)
 
     def leave(self, owner: str) -> None:
         """Gives a place back."""

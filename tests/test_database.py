@@ -1,6 +1,7 @@
 """The state directory and its database: whose they are, which versions, and what happens when they cannot be used."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import time
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from stores import create
+from stores import create, finish
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.server.storage.database import StoreError
@@ -74,6 +75,70 @@ def test_an_older_store_is_brought_forward(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "_MIGRATIONS", database._MIGRATIONS[:-1])
     with Store(tmp_path) as store:
         assert store.job("a", job.id) is not None
+
+
+def test_jobs_of_an_older_store_keep_their_order(tmp_path, monkeypatch):
+    import fakeface_jax.server.storage.database as database
+
+    with monkeypatch.context() as older:
+        older.setattr(database, "_MIGRATIONS", database._MIGRATIONS[:1])
+        old = database.Database(tmp_path / "state.sqlite3")
+        with old.writing() as connection:
+            for number, owner in enumerate("abaab"):
+                connection.execute(
+                    "INSERT INTO jobs (id, owner, name, state, created, settings, media_sha256, media_bytes, model_id) "
+                    "VALUES (?, ?, '', 'queued', ?, '{}', '0', 1, 'm')",
+                    (f"{number:032x}", owner, -number),
+                )
+        old.close()
+    with Store(tmp_path) as store:
+        for owner, numbers in (("a", [3, 2, 0]), ("b", [4, 1])):
+            assert [int(job.id, 16) for job in store.jobs(owner, limit=9)[0]] == numbers
+        assert create(store)[0].id == store.jobs("a", limit=1)[0][0].id
+
+
+def test_a_damaged_database_is_told_in_one_line_with_the_way_back(tmp_path):
+    state, backup = tmp_path / "the state", tmp_path / "backup"
+    with Store(state) as store:
+        for number in range(50):
+            create(store, content=b"%d" % number)
+        store.check()
+    assert "no backup of it is known here" in damage(state)
+    with Store(state) as store:
+        assert store.back_up(backup) == 50
+    message = damage(state)
+    assert f"mv '{state}' '{state}'.damaged && cp -a {backup} '{state}'" in message
+    # As it says.
+    state.rename(f"{state}.damaged")
+    shutil.copytree(backup, state)
+    with Store(state) as store:
+        store.check()
+        assert len(store.jobs("a", limit=99)[0]) == 50
+
+
+def damage(state):
+    """Writes over a part of the database, puts it right again, and gives what a server says in between."""
+    database = state / "state.sqlite3"
+    whole = database.read_bytes()
+    messages = []
+    for first, last in ((4096, 3 * 4096), (0, 200), (len(whole) // 2, len(whole))):
+        database.write_bytes(whole[:first] + b"\xa5" * (last - first) + whole[last:])
+        with pytest.raises(ConfigError, match="damaged") as told, Store(state) as store:
+            store.check()
+        messages.append(str(told.value))
+        database.write_bytes(whole)
+    assert all(len(message.splitlines()) == 1 for message in messages)
+    return messages[0]
+
+
+def test_a_report_that_cannot_be_unpacked_is_an_error_of_the_store(store):
+    create(store)
+    job = store.claim()
+    finish(store, job)
+    with store._database.writing() as connection:
+        connection.execute("UPDATE reports SET compressed = x'00'")
+    with pytest.raises(StoreError, match="is damaged"):
+        store.report("a", job.id)
 
 
 def test_files_of_other_programs_are_refused(tmp_path):

@@ -370,6 +370,11 @@ def test_a_failed_job_says_why(open_page, clip):
     expect(alert).to_contain_text("<img src=x onerror=alert(1)>")
     assert page.locator("#result img").count() == 0
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    # It is run again with the copy that the service keeps, and ends as it did.
+    with page.expect_response("**/retry") as answer:
+        page.get_by_role("button", name="Run it again").click()
+    assert answer.value.status == 202
+    expect(page.get_by_role("alert")).to_contain_text("could not be checked")
 
 
 def test_uploads_and_jobs_can_be_stopped(open_page, clip):

@@ -13,6 +13,7 @@ from stores import create, files, finish, reports_stored
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.server.storage.database import StoreError
+from fakeface_jax.server.storage.retention import APART_AFTER, MOST_INTERRUPTIONS
 from fakeface_jax.server.storage.store import Store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -24,25 +25,49 @@ def store(tmp_path):
         yield store
 
 
-def test_recovery_lets_interrupted_jobs_wait_again_and_gives_up_after_some(store):
-    create(store)
-    for died in (1, 2):
+def test_the_death_of_the_service_is_no_attempt_of_the_job_but_not_without_end(store):
+    made, _ = create(store)
+    for died in range(1, MOST_INTERRUPTIONS):
         job = store.claim()
         store.artefact(job.id, "page.html").write_text("half")
         with store.exclusive():
-            assert store.recover(max_attempts=3) == (1, 0)
+            assert store.recover() == (1, 0), died
         assert not store.artefact(job.id, "page.html").exists()
-        assert store.job("a", job.id).state == "queued", died
         job = store.claim()  # a shutdown in good order does not count
+        assert (job.interrupted, job.failures) == (died, 0)
         store.requeue(job.id, job.attempt)
     job = store.claim()
     with store.exclusive():
-        assert store.recover(max_attempts=3) == (0, 1)
+        assert store.recover() == (0, 1)
+        assert store.recover() == (0, 0)
     failed = store.job("a", job.id)
-    assert (failed.state, failed.error) == ("failed", "the service died 3 times while scoring it")
+    assert failed.state == "failed"
+    assert failed.error.startswith(f"the service died {MOST_INTERRUPTIONS} times while scoring it")
     assert failed.expires is not None
-    assert files(store) == []
     assert not finish(store, job)
+    # Its media stay for a while, so that it can be retried.
+    assert files(store) == [f"jobs/{made.id}/media"]
+    assert store.retry("a", made.id).interrupted == 0
+    job = store.claim()
+    with store.exclusive():
+        assert store.recover() == (1, 0)
+
+
+def test_a_job_that_was_there_whenever_the_service_died_keeps_no_other_from_its_result(store):
+    suspect, _ = create(store)
+    others = [create(store, owner)[0].id for owner in "aab"]
+    done = []
+    while len(done) < len(others):
+        job = store.claim()
+        if job.id == suspect.id:
+            with store.exclusive():
+                store.recover()
+            continue
+        finish(store, job)
+        done.append(job.id)
+    assert sorted(done) == sorted(others)
+    assert store.job("a", suspect.id).interrupted == APART_AFTER
+    assert store.claim().id == suspect.id
 
 
 def test_recovery_fails_jobs_without_media_and_removes_what_belongs_to_none(store):
@@ -152,7 +177,7 @@ def receive():
         time.sleep(random.uniform(0, 0.02))
 
 with store.exclusive():
-    store.recover(max_attempts=1000)
+    store.recover()
     tell("ready")
     if make:
         threading.Thread(target=receive, daemon=True).start()
@@ -294,7 +319,7 @@ def check(told):
                 ("made", "finished", "failed", "deleted")}
     with Store(directory) as store:
         with store.exclusive():
-            store.recover(max_attempts=10)
+            store.recover()
             for job_id in promised["deleted"]:
                 assert store.job("a", job_id) is None
             for job_id in set(promised["made"]) - set(promised["deleted"]):
@@ -314,6 +339,8 @@ def check(told):
                 if job.keep_media:
                     assert store.artefact(job.id, "media").read_bytes() == job.name.encode()
                     expected.add(f"{job.id}/media")
+            elif job.retry_until is not None:
+                expected.add(f"{job.id}/media")
         jobs = directory / "jobs"
         assert {str(path.relative_to(jobs)) for path in jobs.rglob("*") if path.is_file()} == expected
         assert list((directory / "incoming").iterdir()) == []

@@ -29,7 +29,7 @@ from fakeface_jax.server.sandbox import seccomp
 from fakeface_jax.server.sandbox.budget import DecoderPlaces, default_budget
 from fakeface_jax.server.sandbox.child import Child
 from fakeface_jax.server.sandbox.pool import DecodeLimits, Decoders
-from fakeface_jax.server.sandbox.protocol import DecoderUnavailable
+from fakeface_jax.server.sandbox.protocol import DecoderCrashed, DecoderKilled, DecoderUnavailable
 from fakeface_jax.server.service_config import Limits
 from fakeface_jax.video.live.capture import ConnectionLost, StreamSource
 from fakeface_jax.video.live.stream import State, Stream
@@ -244,19 +244,40 @@ def test_annotated_videos_have_a_largest_size(classifier, tmp_path):
 
 
 def test_a_killed_decoder_fails_its_own_video_only(decoders, portrait):
-    before = decoders.kills["crash"]
+    before = decoders.kills["killed"]
     with decoders.open_video(SAMPLE) as video, decoders.open_video(SAMPLE, "another") as another:
         frames, others = video.frames(ALL), another.frames(ALL)
         next(frames), next(others)
         os.kill(video.pid, signal.SIGKILL)
-        with pytest.raises(DecodeError, match="the decoder ended by SIGKILL"):
+        with pytest.raises(DecoderKilled, match="the decoder was killed from outside"):
             list(frames)
         assert len(list(others)) == 99
-        with pytest.raises(OpenError):
+        with pytest.raises(DecoderKilled):  # and not that the video is at fault
             next(video.frames(ALL))
         assert gone(video.pid)
-    assert decoders.kills["crash"] == before + 1
+    assert decoders.kills["killed"] == before + 1
     assert decoders.image(portrait, "a").shape == (512, 512, 3)
+
+
+def test_a_decoder_that_crashes_is_not_taken_for_one_that_was_killed(decoders):
+    with decoders.open_video(SAMPLE) as video:
+        frames = video.frames(ALL)
+        next(frames)
+        os.kill(video.pid, signal.SIGSEGV)
+        with pytest.raises(DecoderCrashed, match="the decoder ended by SIGSEGV"):
+            list(frames)
+
+
+def test_with_room_no_decoder_is_kept_ready(portrait):
+    with Decoders() as decoders:
+        decoders.image(portrait, "a")
+        idle = {child.pid for child in decoders._live}
+        with decoders.with_room():
+            assert all(map(gone, idle))
+            with decoders.open_video(SAMPLE) as video:
+                assert [child.pid for child in decoders._live] == [video.pid]
+        with decoders.open_video(SAMPLE):
+            wait_for(lambda: len(decoders._live) == 2)  # one is kept ready again
 
 
 def test_a_hanging_decoder_is_ended():

@@ -103,8 +103,9 @@ def test_a_tokens_bytes_and_jobs_are_bounded(service: Running) -> None:
     few = service.state.store.tokens.create("few", TokenLimits(waiting_jobs=1))
     with client_of(service, few) as client:
         answers = [send_video(client, every="1", start=str(n / 10), crops="false") for n in range(4)]
-        refused = [answer for answer in answers if answer.status_code == 503]
+        refused = [answer for answer in answers if answer.status_code == 429]
         assert refused
+        assert "1 jobs of yours wait" in problem(refused[0], 429)
         assert int(refused[0].headers["retry-after"]) >= 1
         for answer in answers:
             if answer.status_code == 202:

@@ -107,6 +107,7 @@ def test_damaged_media(client: httpx.Client, service: Running, tmp_path: Path) -
         "con\x00.mp4",
         "\u202e4pm.exe",
         "a" * 3000 + ".mp4",
+        "a" * 5000 + ".mp4",
         '"; rm -rf / #.mp4',
         "<img src=x onerror=alert(1)>.mp4",
         "%2e%2e%2f%2e%2e%2fetc",
@@ -117,12 +118,13 @@ def test_names_are_words_and_never_places(client: httpx.Client, service: Running
     job = ended(client, send_video(client, name=name, frames="2", crops="false").json())
     assert job["state"] == "done"
     assert len(job["name"]) <= 200
-    assert not {"/", "\\", "\x00"} & set(job["name"])
+    assert not {"/", "\\", "\x00", "\r", "\n", "\u202e"} & set(job["name"])
+    assert job["name"].endswith(".mp4") == name.endswith(".mp4")
     for answer in (client.get(f"/v1/jobs/{job['id']}"), client.get("/v1/jobs")):
         assert "x-injected" not in answer.headers
     folder = service.state.store.directory
     assert {path.name for path in folder.iterdir()} <= {
-        *("jobs", "incoming", "server.lock", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"),
+        *("jobs", "incoming", "server.lock", "reserve", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"),
     }
 
 

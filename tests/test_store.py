@@ -7,7 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from stores import Clock, create, files, finish, reports_stored
 
-from fakeface_jax.server.storage.job_records import OPEN_OWNER, IdempotencyConflict, InvalidCursor, JobState, QueueFull
+from fakeface_jax.server.storage.job_records import (
+    OPEN_OWNER,
+    IdempotencyConflict,
+    InvalidCursor,
+    JobState,
+    NotRetryable,
+    QueueFull,
+    shown_name,
+)
 from fakeface_jax.server.storage.store import FAILED_KEPT, Store
 
 DAY = 86_400.0
@@ -50,14 +58,70 @@ def test_a_job_goes_from_queued_to_done(store, clock):
     assert store.has(done) == {"report": True, "page": True, "crops": False, "annotated": False, "media": True}
 
 
-def test_media_goes_when_the_job_is_done_or_failed_unless_it_is_kept(store):
+def test_media_goes_when_the_job_is_done_unless_it_is_kept(store):
     for keep in (False, True):
-        for end in (finish, lambda store, job: store.fail(job.id, job.attempt, "clip.mp4: damaged")):
-            create(store, settings={"keep_media": keep})
-            job = store.claim()
-            assert end(store, job)
-            assert store.artefact(job.id, "media").exists() is keep
-            assert store.has(store.job("a", job.id))["media"] is keep
+        create(store, settings={"keep_media": keep})
+        job = store.claim()
+        assert finish(store, job)
+        assert store.artefact(job.id, "media").exists() is keep
+        assert store.has(store.job("a", job.id))["media"] is keep
+
+
+def test_media_of_a_failed_job_stay_for_a_while(store, clock):
+    ends = {}
+    for keep_media, keep_failed in ((False, DAY), (False, 0.0), (True, DAY)):
+        create(store, settings={"keep_media": keep_media})
+        job = store.claim()
+        assert store.fail(job.id, job.attempt, "clip.mp4: damaged", keep_failed=keep_failed)
+        ends[job.id] = store.job("a", job.id).retry_until
+        assert store.artefact(job.id, "media").exists() is (ends[job.id] is not None)
+    assert list(ends.values()) == [clock.now + DAY, None, clock.now + FAILED_KEPT]
+    clock.now += DAY - 1
+    assert store.sweep() == 0
+    assert [store.artefact(job_id, "media").exists() for job_id in ends] == [True, False, True]
+    clock.now += 1
+    assert store.sweep() == 0  # they are listed still
+    assert [store.artefact(job_id, "media").exists() for job_id in ends] == [False, False, True]
+    assert [store.job("a", job_id).retry_until is None for job_id in ends] == [True, True, False]
+    clock.now += FAILED_KEPT
+    assert store.sweep() == 3
+    assert files(store) == []
+
+
+def test_a_failed_job_is_retried_with_nothing_counted_against_it(store):
+    create(store, content=b"film")
+    job = store.claim()
+    assert store.requeue(job.id, job.attempt, failures=1, wants=1)
+    job = store.claim()
+    assert (job.failures, job.wants) == (1, 1)
+    with pytest.raises(NotRetryable, match="is running"):
+        store.retry("a", job.id)
+    store.fail(job.id, job.attempt, "clip.mp4: its decoder crashed")
+    assert store.retry("b", job.id) is None  # it does not exist for others
+    with pytest.raises(QueueFull, match="0 jobs of yours"):
+        store.retry("a", job.id, max_waiting=0)
+    again = store.retry("a", job.id)
+    assert (again.state, again.error, again.finished, again.expires, again.retry_until) == ("queued", *[None] * 4)
+    assert (again.failures, again.wants, again.interrupted) == (0, 0, 0)
+    with pytest.raises(NotRetryable, match="is queued"):
+        store.retry("a", job.id)
+    running = store.claim()
+    assert (running.id, running.attempt) == (job.id, 3)
+    assert not store.fail(job.id, job.attempt, "late")  # of the run before the retry
+    assert store.artefact(job.id, "media").read_bytes() == b"film"
+    assert finish(store, running)
+    with pytest.raises(NotRetryable, match="is done"):
+        store.retry("a", job.id)
+
+
+def test_a_job_whose_media_are_gone_cannot_be_retried(store, clock):
+    create(store)
+    job = store.claim()
+    store.fail(job.id, job.attempt, "damaged", keep_failed=10)
+    clock.now += 10
+    store.sweep()
+    with pytest.raises(NotRetryable, match="was deleted"):
+        store.retry("a", job.id)
 
 
 def test_a_failed_job_says_why_and_stays_a_week(store, clock):
@@ -69,6 +133,10 @@ def test_a_failed_job_says_why_and_stays_a_week(store, clock):
     failed = store.job("a", job.id)
     assert (failed.state, failed.error, failed.verdict) == ("failed", "clip.mp4: damaged", None)
     assert failed.expires == clock.now + FAILED_KEPT
+    create(store)
+    job = store.claim()
+    store.fail(job.id, job.attempt, "damaged", keep_failed=30 * DAY)
+    assert store.job("a", job.id).expires == clock.now + 30 * DAY  # as long as it can be retried
     assert not any(store.has(failed).values())
 
 
@@ -171,6 +239,39 @@ def test_positions_are_right_in_the_middle_of_a_round(store):
     assert [predicted[job_id] for job_id in order] == list(range(1, len(order) + 1))
 
 
+def test_a_job_set_apart_runs_after_all_that_waited_and_alone(store):
+    first, second, third = (create(store, owner)[0] for owner in "aab")
+    suspect = store.claim()
+    assert suspect.id == first.id
+    assert store.requeue(suspect.id, suspect.attempt, apart=True)
+    later, _ = create(store, "c")
+    assert [store.position(job) for job in (second, third, first, later)] == [1, 2, 3, 4]
+    one, two = store.claim(), store.claim()
+    assert {one.id, two.id} == {second.id, third.id}
+    assert store.claim() is None  # those that run are waited for, and what came later does not go first
+    finish(store, one)
+    assert store.claim() is None
+    finish(store, two)
+    alone = store.claim()
+    assert alone.id == first.id
+    assert store.claim() is None
+    finish(store, alone)
+    assert store.claim().id == later.id
+
+
+def test_jobs_set_apart_again_let_the_others_that_are_go_first(store):
+    made = [create(store, owner)[0].id for owner in "ab"]
+    for _ in made:
+        job = store.claim()
+        store.requeue(job.id, job.attempt, apart=True)
+    order = []
+    for _ in range(4):
+        job = store.claim()
+        order.append(made.index(job.id))
+        store.requeue(job.id, job.attempt, apart=True)
+    assert order == [0, 1, 0, 1]
+
+
 def test_the_queue_is_described(store, clock):
     assert store.queue().oldest_age == 0.0
     create(store)
@@ -185,13 +286,15 @@ def test_the_queue_is_described(store, clock):
 def test_a_full_queue_takes_no_job_and_keeps_no_file(store):
     create(store, "a", max_waiting=2)
     create(store, "a", max_waiting=2)
-    with pytest.raises(QueueFull, match="2 jobs of yours wait"):
+    with pytest.raises(QueueFull, match="2 jobs of yours wait") as refused:
         create(store, "a", max_waiting=2)
+    assert refused.value.own
     with pytest.raises(QueueFull, match="2 jobs of yours"):
         store.check_room("a", max_waiting=2)
     create(store, "b", max_waiting=2, max_waiting_total=3)
-    with pytest.raises(QueueFull, match="the service"):
+    with pytest.raises(QueueFull, match="the service") as refused:
         create(store, "c", max_waiting_total=3)
+    assert not refused.value.own
     store.check_room("c", max_waiting=1)
     assert len(files(store)) == 3
     store.claim()
@@ -328,11 +431,28 @@ def test_jobs_are_listed_newest_first_and_the_list_goes_on_where_it_stopped(stor
     assert len(listed) == 7
     assert set(listed) == {job.id for job in made}
     assert end is None
-    times = [job.created for job in found + more + rest]
-    assert times == sorted(times, reverse=True)
+    assert listed == [job.id for job in reversed(made)]
 
 
-@pytest.mark.parametrize("cursor", ["", "1", "x_y", "nan_" + "0" * 32, "1.5_" + "g" * 32, "1'; DROP TABLE jobs"])
+def test_the_newest_job_is_first_whatever_the_clock_says(store, clock):
+    made = []
+    for jump in (0, 400 * DAY, -800 * DAY, 1):
+        clock.now += jump
+        create(store, "b")
+        made.append(create(store)[0].id)
+    found, cursor = store.jobs("a", limit=2)
+    rest, end = store.jobs("a", limit=2, before=cursor)
+    assert [job.id for job in found + rest] == made[::-1]
+    assert end is None
+    assert cursor == "job_3"  # and nothing of how many jobs others have
+    # The order outlives what is deleted.
+    store.delete("a", made[3])
+    clock.now -= DAY
+    last, _ = create(store)
+    assert [job.id for job in store.jobs("a", limit=9)[0]] == [last.id, *made[2::-1]]
+
+
+@pytest.mark.parametrize("cursor", ["", "1", "job_", "job_-1", "job_1.5", "job_1\n", "job_٣", "1'; DROP TABLE jobs"])
 def test_a_cursor_of_others_is_refused(store, cursor):
     with pytest.raises(InvalidCursor):
         store.jobs("a", limit=1, before=cursor)
@@ -370,7 +490,23 @@ def test_names_that_are_no_valid_text_are_stored(store):
     job, _ = store.create_job(
         owner="a", name=name, media=media, media_sha256="0", media_bytes=1, settings={}, model_id="m"
     )
-    assert store.job("a", job.id).name == "a\\udcff\x00\u202e.mp4"
+    assert store.job("a", job.id).name == "a\\udcff\ufffd\ufffd.mp4"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("holiday 2024 – Zürich.mp4", "holiday 2024 – Zürich.mp4"),
+        ("a\x1b[2Jb\r\n.mp4", "a\ufffd[2Jb\ufffd\ufffd.mp4"),
+        ("\u202e4pm.exe\u2066\u200f", "\ufffd4pm.exe\ufffd\ufffd"),
+        ("a" * 5000 + ".mp4", "a" * 196 + ".mp4"),
+        ("a" * 5000, "a" * 200),
+        ("a." + "b" * 5000, "a." + "b" * 198),
+    ],
+    ids=["usual", "control", "direction", "long", "no ending", "long ending"],
+)
+def test_names_are_fit_to_be_shown(name, shown):
+    assert shown_name(name) == shown
 
 
 # Retention.

@@ -34,9 +34,7 @@ _PAGE_CSP = (
 )
 """Of reports: one file with its style in it, and without any script."""
 
-Name = Annotated[
-    str | None, Query(max_length=1024, description="What the report calls a file that is the body itself.")
-]
+Name = Annotated[str | None, Query(description="What the report calls a file that is the body itself.")]
 WholeImage = Annotated[bool, Query(description="The picture is a face crop already: score it as a whole.")]
 
 

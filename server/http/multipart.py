@@ -27,6 +27,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from fakeface_jax.server.http.problems import Problem
+from fakeface_jax.server.storage.job_records import shown_name
 
 _FIELD_BYTES = 1024
 """Of one small field; all of them are numbers and names."""
@@ -36,7 +37,9 @@ _FORM_BYTES = 64 * 1024
 
 _FIELDS = 32
 _HEADER_BYTES = 4096
-_NAME_LETTERS = 200
+_LAST_BYTES = 256
+_LONGEST_HEADER = 2**20
+"""Bytes of a part's header that are read; of its value, `_HEADER_BYTES` are kept."""
 
 
 async def _not_counted(size: int) -> None:
@@ -199,8 +202,8 @@ class _Form:
         self._ended = False
         callbacks: Any = {
             "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._grow(self._header, data[start:end]),
-            "on_header_value": lambda data, start, end: self._grow(self._value, data[start:end]),
+            "on_header_field": self._grow_field,
+            "on_header_value": self._grow_value,
             "on_header_end": self._end_header,
             "on_headers_finished": self._end_headers,
             "on_part_data": self._data,
@@ -208,7 +211,7 @@ class _Form:
             "on_end": self._finish,
         }
         try:
-            self._parser = MultipartParser(boundary, callbacks)
+            self._parser = MultipartParser(boundary, callbacks, max_header_size=_LONGEST_HEADER)
         except Exception as error:  # a boundary that is too long
             raise Problem(400, "the form is malformed") from error
 
@@ -227,10 +230,16 @@ class _Form:
             raise Problem(422, "the form has no file; send it as the field `file`")
         return self._name, self._fields
 
-    def _grow(self, part: bytearray, data: bytes) -> None:
-        if len(part) + len(data) > _HEADER_BYTES:
+    def _grow_field(self, data: bytes, start: int, end: int) -> None:
+        if len(self._header) + end - start > _HEADER_BYTES:
             raise Problem(400, "the form is malformed: a header is too long")
-        part += data
+        self._header += data[start:end]
+
+    def _grow_value(self, data: bytes, start: int, end: int) -> None:
+        """The name of the file may be long: the middle is left out, so that its ending and what follows it stay."""
+        self._value += data[start:end]
+        if len(self._value) > _HEADER_BYTES:
+            del self._value[_HEADER_BYTES - _LAST_BYTES : -_LAST_BYTES]
 
     def _begin(self) -> None:
         self._headers, self._body = {}, bytearray()
@@ -270,10 +279,9 @@ class _Form:
 
 
 def _base_name(name: str) -> str:
-    """What is shown of a client's name for a file: its last part, of bounded length."""
+    """What is shown of a client's name for a file: its last part; see `shown_name`."""
     # Browsers percent-encode quotes and line breaks in names.
-    base = re.split(r"[/\\]", unquote(name, errors="replace"))[-1]
-    return base.replace("\x00", "")[:_NAME_LETTERS] or "upload"
+    return shown_name(re.split(r"[/\\]", unquote(name, errors="replace"))[-1]) or "upload"
 
 
 def _too_long(most: int) -> Problem:

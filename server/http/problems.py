@@ -116,7 +116,8 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Busy) -> JSONResponse:
-        return problem_response(503, str(error), headers={"Retry-After": str(error.retry_after)})
+        status = 429 if error.own else 503
+        return problem_response(status, str(error), headers={"Retry-After": str(error.retry_after)})
 
     @app.exception_handler(GivenUp)
     async def given_up(_: Request, error: GivenUp) -> JSONResponse:

@@ -50,11 +50,14 @@ class JobData(BaseModel):
     finished: str | None = None
     progress: Progress | None = None
     position: int | None = Field(default=None, description="In the queue, from 1.")
-    attempt: int = Field(examples=[1])
+    attempt: int = Field(examples=[1], description="How often it was begun, whatever ended those runs.")
     verdict: Literal["real", "fake", "inconclusive", "no_face"] | None = None
     p_fake: float | None = Field(default=None, ge=0, le=1, examples=[0.12])
     reason: str | None = Field(default=None, description="The verdict in words.")
     error: str | None = Field(default=None, description="Why it failed, in one line.")
+    retry_until: str | None = Field(
+        default=None, description="Until when a failed job can be retried: its video is deleted then."
+    )
     media: MediaFacts
     settings: dict[str, Any] = Field(examples=[{"frames": 32, "crops": True}])
     model_id: str
@@ -95,7 +98,7 @@ class VideoFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str | None = Field(default=None, max_length=1024, description="Of a file that is the body itself.")
+    name: str | None = Field(default=None, description="Of a file that is the body itself; a long one is cut.")
     frames: int | None = None
     fps: float | None = None
     every: int | None = None
@@ -177,6 +180,7 @@ def describe_job(
         "p_fake": job.p_fake,
         "reason": job.reason,
         "error": job.error,
+        "retry_until": utc(job.retry_until),
         "media": {"sha256": job.media_sha256, "bytes": job.media_bytes},
         "settings": dict(job.settings),
         "model_id": job.model_id,

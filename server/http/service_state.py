@@ -117,7 +117,7 @@ class State:
             metrics.batch_seconds.observe(seconds)
 
         with contextlib.ExitStack() as stack:
-            store.recover(config.attempts)
+            store.recover(keep_failed=config.keep_failed * 86_400)
             decoders = stack.enter_context(
                 contextlib.closing(
                     Decoders(

@@ -23,7 +23,7 @@ from fakeface_jax.server.http.service_state import State, state_of
 from fakeface_jax.server.http.sse import follow
 from fakeface_jax.server.http.uploads import book, file_body, no_room_on_disk, place, room_on_disk, take_in
 from fakeface_jax.server.jobs import SAMPLING_FIELDS
-from fakeface_jax.server.storage.job_records import IdempotencyConflict, InvalidCursor, Job, QueueFull
+from fakeface_jax.server.storage.job_records import IdempotencyConflict, InvalidCursor, Job, NotRetryable, QueueFull
 from fakeface_jax.server.url_fetch import fetch
 from fakeface_jax.server.url_policy import AllowList
 from fakeface_jax.video.reading.sampling import Sampling
@@ -76,10 +76,7 @@ async def create_job(
     /v1/info says so, its address as JSON. A request that is repeated with its `Idempotency-Key` makes no second job.
     """
     limits = state.config.limits
-    room = {
-        "max_waiting": caller.token.waiting_jobs if caller.token is not None else None,
-        "max_waiting_total": limits.jobs_waiting,
-    }
+    room = _room(caller, state)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_no_room(state))
         await stack.enter_async_context(place(request, state, caller, most=limits.video_bytes, on_disk=True))
@@ -117,13 +114,22 @@ async def create_job(
     return JSONResponse(state.job_data(job), 202 if fresh else 200, headers={"Location": f"/v1/jobs/{job.id}"})
 
 
+def _room(caller: Asker, state: State) -> dict[str, int | None]:
+    """How many jobs may wait: of the one who asks, and of all."""
+    return {
+        "max_waiting": caller.token.waiting_jobs if caller.token is not None else None,
+        "max_waiting_total": state.config.limits.jobs_waiting,
+    }
+
+
 @contextlib.contextmanager
 def _no_room(state: State) -> Iterator[None]:
     try:
         yield
     except QueueFull as error:
         state.metrics.refused.labels("jobs").inc()
-        raise Problem(503, str(error), {"Retry-After": _RETRY_QUEUE}) from error
+        # A client that has enough in the queue is told apart from a service that has: only the latter is to be scaled.
+        raise Problem(429 if error.own else 503, str(error), {"Retry-After": _RETRY_QUEUE}) from error
 
 
 def _settings(fields: VideoFields | Mapping[str, str]) -> dict[str, Any]:
@@ -226,6 +232,26 @@ async def delete_job(job_id: str, caller: Caller, state: StateHere) -> Response:
     state.runner.cancel(job_id)
     state.hub.drop(job_id)
     return Response(status_code=204)
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    summary="Run a failed job again",
+    status_code=202,
+    response_model=JobData,
+    responses=responses(401, 403, 404, 409, 429, 503),
+)
+async def retry_job(job_id: str, caller: Caller, state: StateHere) -> JSONResponse:
+    """Puts a failed job back into the queue, as long as the service has its video (`retry_until`)."""
+    with _no_room(state):
+        try:
+            job = await asyncio.to_thread(state.store.retry, caller.owner, job_id, **_room(caller, state))
+        except NotRetryable as error:
+            raise Problem(409, str(error)) from error
+    if job is None:
+        raise Problem(404, "no such job, or it was deleted")
+    state.runner.wake()
+    return JSONResponse(await asyncio.to_thread(state.job_data, job), 202)
 
 
 @router.get(

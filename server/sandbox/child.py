@@ -34,6 +34,8 @@ from fakeface_jax.server.sandbox.protocol import (
     BrokenChannel,
     Channel,
     DecodeLimits,
+    DecoderCrashed,
+    DecoderKilled,
     DecoderUnavailable,
     Silence,
     shared_memory,
@@ -75,8 +77,8 @@ class Child:
     Args:
         limits: of it.
         network: whether it may use one.
-        killed: called once with why, when it is ended or has ended before its time: `timeout`, `crash`, `memory`,
-            `cpu`, `protocol`, `start`.
+        killed: called once with why, when it is ended or has ended before its time: `timeout`, `crash`, `killed` (by
+            somebody else), `memory`, `cpu`, `protocol`, `start`.
         gone: called once, when the process is gone and its memory free.
 
     Attributes:
@@ -95,7 +97,7 @@ class Child:
     ) -> None:
         self._limits, self._killed = limits, killed
         self._gone = _Once(gone)
-        self._ended = self._ready = False
+        self._ended = self._ready = self._killed_by_others = False
         self.isolation: dict[str, int] = {}
         self.owner: str | None = None
         self.uses = 0
@@ -199,6 +201,7 @@ class Child:
 
         Raises:
             MediaError: what the child says about the media, or what its end means.
+            DecoderKilled: somebody else killed it.
             Cancelled: `stop` answered True; the child is ended.
         """
         # Signs of life prolong it, but not for ever: a decoder that is no more ours would give nothing else.
@@ -226,7 +229,7 @@ class Child:
             elif "bug" in header:
                 self._end("crash")
                 problem = printable(f"the decoder failed: {str(header['bug'])[:200]}")
-                raise DecodeError(name, problem, "convert it to MP4 or PNG")
+                raise DecoderCrashed(name, problem, "convert it to MP4 or PNG")
             elif "error" in header:
                 raise _error(name, header)
             else:
@@ -305,8 +308,10 @@ class Child:
             self.kill()
             self._killed(reason)
 
-    def _died(self, name: str, error: BrokenChannel) -> MediaError:
+    def _died(self, name: str, error: BrokenChannel) -> MediaError | DecoderKilled:
         """What the end of the process, or of the way to it, means."""
+        if self._killed_by_others:  # also for those who ask again
+            return self._was_killed(name)
         if self._ended:
             return OpenError(name, "was closed while its frames were being read", "read them first")
         try:
@@ -316,9 +321,17 @@ class Child:
         if code == -signal.SIGXCPU:
             self._end("cpu")
             return LimitExceeded(name, "needs too much processor time to decode", "make it shorter or smaller")
+        if code == -signal.SIGKILL:
+            # We did not send it. Decoders ask the kernel to be the first that it kills when memory runs out.
+            self._killed_by_others = True
+            self._end("killed")
+            return self._was_killed(name)
         self._end("crash")
         what = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return DecodeError(name, f"the decoder ended {what}", "get it again, or convert it to MP4")
+        return DecoderCrashed(name, f"the decoder ended {what}", "get it again, or convert it to MP4")
+
+    def _was_killed(self, name: str) -> DecoderKilled:
+        return DecoderKilled(printable(f"{name}: the decoder was killed from outside; the machine is short of memory"))
 
     def _too_much_memory(self, name: str) -> LimitExceeded:
         most = self._limits.memory_bytes / 2**20

@@ -41,7 +41,7 @@ from fakeface_jax.video.report.video_report import VideoReport
 
 __all__ = ["DecodeLimits", "Decoders", "IsolatedCapture", "IsolatedVideo"]
 
-REASONS = ("timeout", "crash", "memory", "cpu", "protocol", "start")
+REASONS = ("timeout", "crash", "killed", "memory", "cpu", "protocol", "start")
 """Why a decoder was ended, or ended, before its time."""
 
 _PICTURE_BYTES = 3 * 2**24
@@ -121,6 +121,7 @@ class Decoders:
             LimitExceeded: also for a decoder that needed too much.
             DecodeError: also for a decoder that crashed or hung.
             DecoderUnavailable: there are as many decoders as their memory allows, and all are at work.
+            DecoderKilled: somebody else killed the decoder; another try may succeed.
         """
         if len(data) > self.limits.image_bytes:
             problem = f"{len(data)} bytes, more than {self.limits.image_bytes}"
@@ -232,6 +233,22 @@ class Decoders:
         except BaseException:
             self._free(child)
             raise
+
+    @contextlib.contextmanager
+    def with_room(self) -> Iterator[None]:
+        """Ends the decoders that nobody uses, and keeps none ready until the end of the block.
+
+        For one decoder that may need all the memory that can be had.
+        """
+        with self._lock:
+            keep, self._keep_spare = self._keep_spare, False
+        try:
+            while self._make_room():
+                pass
+            yield
+        finally:
+            with self._lock:
+                self._keep_spare = keep
 
     def close(self) -> None:
         """Ends all decoders; twice is no error. What is being decoded fails."""

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fakeface_jax.errors import ConfigError, FakeFaceError
+from fakeface_jax.errors import ConfigError, DecodeError, FakeFaceError
 from fakeface_jax.images import MAX_BYTES, MAX_PIXELS
 
 MAX_HEADER = 64 * 2**10
@@ -93,6 +93,17 @@ class DecoderUnavailable(FakeFaceError):
     """
 
     retry_after = 10
+
+
+class DecoderKilled(DecoderUnavailable):
+    """The decoder was killed by somebody else: mostly by the machine, which had no memory left.
+
+    It is no fault that is known to be the media's: another decoder may have taken the memory.
+    """
+
+
+class DecoderCrashed(DecodeError):
+    """The decoder itself failed: it ended by a signal that a fault raises, or by an error in its own program."""
 
 
 class Channel:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from fakeface_jax.errors import FakeFaceError, MediaError, OpenError
+from fakeface_jax.errors import DecodeError, FakeFaceError, MediaError, OpenError
 from fakeface_jax.server.sandbox.child import Child, Stop, whole
-from fakeface_jax.server.sandbox.protocol import DecodeLimits
+from fakeface_jax.server.sandbox.protocol import DecodeLimits, DecoderKilled
 from fakeface_jax.video.live.capture import ConnectionLost, DamagedPicture, Picture, StreamSource
 from fakeface_jax.video.reading.prefetch import frames_ahead
 from fakeface_jax.video.reading.sampling import Sampling, chooser_of
@@ -48,6 +48,7 @@ class IsolatedVideo:
 
     Raises:
         OpenError, DecodeError, LimitExceeded: as `VideoFile` does, and for limits and ends of the child.
+        DecoderKilled: somebody else ended the child, in all that asks it.
     """
 
     package = "av"
@@ -163,7 +164,7 @@ class IsolatedVideo:
         if not self._walking or not self._child.alive:
             return
         self._child.send({"do": "stop"})
-        with contextlib.suppress(MediaError):  # of a walk that nobody wants any more
+        with contextlib.suppress(MediaError, DecoderKilled):  # of a walk that nobody wants any more
             while self._walking:
                 self._walking = not self._receive()[0].get("end")
 
@@ -247,6 +248,10 @@ class IsolatedCapture:
 
     def _failed(self, error: Exception) -> NoReturn:
         """A camera whose decoder ended is connected again, with a fresh one; a file would end it again."""
+        if isinstance(error, DecoderKilled):
+            if self._of_file:
+                raise DecodeError(self._name, "the decoder was killed from outside", "try it again") from error
+            raise ConnectionLost(str(error)) from None
         if not self._of_file and isinstance(error, MediaError) and not self._child.alive:
             raise ConnectionLost(error.problem) from None
         raise error

@@ -28,7 +28,7 @@ from fakeface_jax.server.storage.job_records import (
     JobState,
     job_of,
     settings_text,
-    storable,
+    shown_name,
 )
 from fakeface_jax.server.storage.state_directory import StateDirectory, link_or_copy, sync
 
@@ -59,7 +59,7 @@ def take_in(
     fingerprint = hashlib.sha256(f"{new.media_sha256} {settings}".encode()).hexdigest()
     values = dataclasses.asdict(new) | {
         "id": job_id,
-        "name": storable(new.name),
+        "name": shown_name(new.name),
         "settings": settings,
         "created": now,
     }
@@ -144,4 +144,5 @@ def _share(
 def _insert(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     columns = ", ".join(values)
     marks = ", ".join(f":{column}" for column in values)
-    connection.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", values)
+    number = "(SELECT coalesce(max(owner_number), 0) + 1 FROM jobs WHERE owner = :owner)"
+    connection.execute(f"INSERT INTO jobs ({columns}, owner_number) VALUES ({marks}, {number})", values)

@@ -88,12 +88,46 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID""",
         "CREATE TABLE written (one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL) STRICT",
     ),
+    (
+        # Why a job was run again; `attempt` counts its runs, whatever ended them, and so marks each of them.
+        "ALTER TABLE jobs ADD COLUMN failures INTEGER NOT NULL DEFAULT 0",  # by its own decoder or scoring
+        "ALTER TABLE jobs ADD COLUMN wants INTEGER NOT NULL DEFAULT 0",  # for want of space, memory or descriptors
+        "ALTER TABLE jobs ADD COLUMN apart INTEGER",  # its place among those that run last and alone; see fair_queue
+        "ALTER TABLE jobs ADD COLUMN retry_until REAL",  # of a failed job: how long its media stay
+        "CREATE INDEX jobs_retryable ON jobs (retry_until) WHERE retry_until IS NOT NULL",
+        # The order of each owner's jobs, whatever the clock said meanwhile, and without telling of the jobs of others.
+        "ALTER TABLE jobs ADD COLUMN owner_number INTEGER NOT NULL DEFAULT 0",
+        """UPDATE jobs SET owner_number = counted.place FROM (
+            SELECT number, row_number() OVER (PARTITION BY owner ORDER BY number) AS place FROM jobs
+        ) AS counted WHERE counted.number = jobs.number""",
+        "DROP INDEX jobs_listed",
+        "CREATE UNIQUE INDEX jobs_listed ON jobs (owner, owner_number)",
+        "CREATE INDEX jobs_apart ON jobs (apart) WHERE state = 'queued' AND apart IS NOT NULL",
+    ),
 )
 """What makes version n of the tables out of version n - 1. Never edit one that was released: add another."""
 
 
+_LACK_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+"""What SQLite answers on a full disk, depending on which of its files has to grow."""
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 class StoreError(FakeFaceError):
-    """The store cannot be read or written: disk full, no permission, damaged."""
+    """The store cannot be read or written: disk full, no permission, damaged.
+
+    Attributes:
+        no_space: it may be for want of space.
+    """
+
+    def __init__(self, message: str, *, no_space: bool = False) -> None:
+        super().__init__(message)
+        self.no_space = no_space
+
+
+class DamagedDatabase(ConfigError):
+    """The file is there, and what is in it cannot be right."""
 
 
 class Database:
@@ -104,6 +138,7 @@ class Database:
 
     Raises:
         ConfigError: a file of a newer version, or that is no state of this service, or that cannot be opened.
+        DamagedDatabase: a file that SQLite cannot read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,6 +158,10 @@ class Database:
             raise ConfigError(f"{path}: cannot be opened: {error.strerror}; name another --state") from error
         except sqlite3.Error as error:
             self.close()
+            if _primary(error) == sqlite3.SQLITE_CORRUPT:
+                raise DamagedDatabase(f"{path}: is damaged: {error}") from error
+            if _primary(error) == sqlite3.SQLITE_NOTADB:
+                raise DamagedDatabase(f"{path}: is no state of this service, or is damaged: {error}") from error
             raise ConfigError(f"{path}: is no state of this service: {error}; name another --state") from error
         except ConfigError:
             self.close()
@@ -159,6 +198,34 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def check(self) -> None:
+        """Reads all of the file, and compares its tables with its indices.
+
+        Raises:
+            DamagedDatabase: they do not fit together.
+            StoreError: it cannot be read now.
+        """
+        try:
+            with self._connection() as connection:
+                check_integrity(connection, self._path)
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def copy_to(self, target: Path) -> None:
+        """Copies the state of one moment into a file, while others read and write.
+
+        Args:
+            target: replaced where it exists; for its owner alone.
+
+        Raises:
+            StoreError: it cannot be read or written.
+        """
+        with self._translated(), self._connection() as connection:
+            target.unlink(missing_ok=True)
+            os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            with contextlib.closing(sqlite3.connect(target)) as copy:
+                connection.backup(copy)
 
     def shrink_log(self) -> None:
         """Moves what was committed into the main file and empties the log, where deleted rows may still stand."""
@@ -262,7 +329,39 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self._path.name}: the store cannot be used: {error}; check disk and space") from error
+            raise self._error(error) from error
+
+    def _error(self, error: sqlite3.Error) -> StoreError:
+        if _primary(error) in _DAMAGED:
+            remedy = "start the service again, which says how to restore a backup"
+            return StoreError(f"{self._path.name}: the store is damaged: {error}; {remedy}")
+        message = f"{self._path.name}: the store cannot be used: {error}; check disk and space"
+        return StoreError(message, no_space=_primary(error) in _LACK_SPACE)
+
+
+def check_integrity(connection: sqlite3.Connection, path: Path) -> None:
+    """Reads all of a database.
+
+    Args:
+        connection: to it.
+        path: what errors call it.
+
+    Raises:
+        DamagedDatabase: its parts do not fit together.
+    """
+    try:
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if _primary(error) not in _DAMAGED:
+            raise
+        found = str(error)
+    if found != "ok":
+        raise DamagedDatabase(f"{path}: is damaged: {' '.join(found.split())}")
+
+
+def _primary(error: sqlite3.Error) -> int:
+    """SQLite's code of an error without its details; 0 where the error is none of SQLite's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -1,9 +1,14 @@
 """Whose job is next: owners take turns, so that one with a thousand videos does not keep others from their first.
 
+A job that may be what takes the service or its decoders down is set apart: it runs after all that waited when it was
+set apart, so that it keeps nobody from a result, and alone, so that the next time it is known who was to blame. What
+comes later does not go before it, so that an innocent job on a busy service has its turn too.
+
 Functions over an open transaction of the store.
 
 Example:
     a1 a2 a3 wait, then b1 comes: scored in the order a1 b1 a2 a3.
+    a1 is set apart, then b2 comes: scored in the order b1 a2 a3 a1 b2.
 """
 
 from __future__ import annotations
@@ -15,9 +20,12 @@ from fakeface_jax.server.storage.job_records import Job, QueueFull, QueueState
 
 _BY_TURN = """
     SELECT owner, count(*) AS waiting, min(number) AS first, coalesce(max(turn), 0) AS turn
-    FROM jobs LEFT JOIN turns USING (owner) WHERE state = 'queued' GROUP BY owner ORDER BY 4, 3
+    FROM jobs LEFT JOIN turns USING (owner) WHERE state = 'queued' AND apart IS NULL GROUP BY owner ORDER BY 4, 3
 """
-"""Owners who wait, in the order of their turns; who never had one comes first."""
+"""Owners who wait, in the order of their turns; who never had one comes first. Jobs set apart are left out."""
+
+NEXT_APART = "(SELECT max(coalesce(max(apart), 0), max(number)) + 1 FROM jobs)"
+"""The place of a job that is set apart now, in SQL: behind every job that there is, also those set apart before."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +42,15 @@ class Room:
 
 
 def take_turn(connection: sqlite3.Connection) -> int | None:
-    """The number of the next job; its owner goes to the end of the line."""
-    row = connection.execute(f"{_BY_TURN} LIMIT 1").fetchone()
+    """The number of the next job, whose owner goes to the end of the line; None if none may begin now."""
+    running = connection.execute("SELECT count(*), count(apart) FROM jobs WHERE state = 'running'").fetchone()
+    if running[1]:
+        return None  # it is to be alone
+    row = _first_apart(connection)
+    if row is not None and running[0]:
+        return None  # it will be alone once those have ended, and nothing new is begun before it
+    if row is None:
+        row = connection.execute(f"{_BY_TURN} LIMIT 1").fetchone()
     if row is None:
         return None
     connection.execute(
@@ -47,14 +62,22 @@ def take_turn(connection: sqlite3.Connection) -> int | None:
 
 
 def position(connection: sqlite3.Connection, job: Job) -> int | None:
-    """How many jobs are claimed until this one is, with it; None if it does not wait."""
-    found = connection.execute("SELECT number FROM jobs WHERE id = ? AND state = 'queued'", (job.id,)).fetchone()
+    """How many jobs are claimed until this one is, with it; None if it does not wait.
+
+    Exact, but for jobs that are set apart, whose turn depends on what comes: they are counted by when they came.
+    """
+    query = "SELECT number, apart FROM jobs WHERE id = ? AND state = 'queued'"
+    found = connection.execute(query, (job.id,)).fetchone()
     if found is None:
         return None
+    waiting = "SELECT count(*) FROM jobs WHERE state = 'queued'"
+    if found["apart"] is not None:
+        return connection.execute(f"{waiting} AND coalesce(apart, number) <= ?", (found["apart"],)).fetchone()[0]
     earlier = connection.execute(
-        "SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = ? AND number < ?", (job.owner, found["number"])
+        f"{waiting} AND apart IS NULL AND owner = ? AND number < ?", (job.owner, found["number"])
     ).fetchone()[0]
-    ahead, before_us = earlier, True
+    apart = connection.execute(f"{waiting} AND apart <= ?", (found["number"],)).fetchone()[0]
+    ahead, before_us = earlier + apart, True
     for row in connection.execute(_BY_TURN):
         if row["owner"] == job.owner:
             before_us = False
@@ -62,6 +85,14 @@ def position(connection: sqlite3.Connection, job: Job) -> int | None:
             # In each of our `earlier` rounds others get one, and those before us one more in the round that is ours.
             ahead += min(row["waiting"], earlier + before_us)
     return ahead + 1
+
+
+def _first_apart(connection: sqlite3.Connection) -> sqlite3.Row | None:
+    """The number and owner of the job set apart whose time has come: all that came before its place have begun."""
+    return connection.execute(
+        "SELECT owner, number AS first FROM jobs AS one WHERE state = 'queued' AND apart IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM jobs WHERE state = 'queued' AND apart IS NULL AND number < one.apart) ORDER BY apart LIMIT 1"
+    ).fetchone()
 
 
 def check_room(connection: sqlite3.Connection, owner: str, room: Room) -> None:
@@ -72,9 +103,10 @@ def check_room(connection: sqlite3.Connection, owner: str, room: Room) -> None:
     """
     query = "SELECT count(*) FROM jobs WHERE state = 'queued'"
     if room.own is not None and connection.execute(f"{query} AND owner = ?", (owner,)).fetchone()[0] >= room.own:
-        raise QueueFull(f"{room.own} jobs of yours wait already; try again when one is done, or delete one")
+        message = f"{room.own} jobs of yours wait already; try again when one is done, or delete one"
+        raise QueueFull(message, own=True)
     if room.total is not None and connection.execute(query).fetchone()[0] >= room.total:
-        raise QueueFull("the service has as many waiting jobs as it takes; try again later")
+        raise QueueFull("the service has as many waiting jobs as it takes; try again later", own=False)
 
 
 def state(connection: sqlite3.Connection, now: float) -> QueueState:

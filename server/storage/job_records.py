@@ -11,13 +11,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import math
 import re
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from fakeface_jax.errors import FakeFaceError
+from fakeface_jax.errors import UNPRINTABLE, FakeFaceError
 
 OPEN_OWNER = ""
 """Who owns jobs where no token is asked for; no token can have this name."""
@@ -26,6 +25,10 @@ ARTEFACTS = ("page.html", "crops.json", "annotated.mp4")
 """Files that are made of a job. `media` is the one it is made from."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_CURSOR = re.compile(r"job_([0-9]{1,15})", re.ASCII)
+
+_NAME_LETTERS = 200
+_ENDING_LETTERS = 16
 
 
 class JobState(enum.StrEnum):
@@ -42,7 +45,19 @@ class IdempotencyConflict(FakeFaceError):
 
 
 class QueueFull(FakeFaceError):
-    """As many jobs wait as may wait."""
+    """As many jobs wait as may wait.
+
+    Attributes:
+        own: as many of the one who asks; False where it is all owners together.
+    """
+
+    def __init__(self, message: str, *, own: bool) -> None:
+        super().__init__(message)
+        self.own = own
+
+
+class NotRetryable(FakeFaceError):
+    """The job cannot be run again: it has not failed, or its media are gone."""
 
 
 class InvalidCursor(FakeFaceError):
@@ -58,14 +73,20 @@ class Job:
         owner: the token's name; `OPEN_OWNER` where none is asked for.
         name: of the media, as the client named it; shown, never opened.
         created, started, finished, expires: seconds since 1970, UTC; None before it happened, or for never.
-        attempt: how often the job was begun. Who works on it hands the number back, so that the result of an attempt
-            that was given up is refused.
+        owner_number: the owner's jobs in the order in which they came; clocks are set back, this is not.
+        attempt: how often the job was begun, whatever ended those runs. Who works on it hands the number back, so that
+            the result of a run that was given up is refused.
+        failures: runs that its own decoder or its scoring is known to have ended. Only these count against the job.
+        interrupted: runs that ended with the death of the service, whatever that died of.
+        wants: runs that ended for want of space, memory or descriptors.
+        apart: None, or its place among the jobs that run last and alone; see `fair_queue`.
         settings: what was asked for; `keep_media` among them.
         media_sha256: hexadecimal.
         media_bytes: size.
         model_id: of the bundle that scores it.
         verdict, p_fake, reason: of the whole video, once it is done.
         error: one line, once it failed.
+        retry_until: how long the media of a failed job stay, so that it can be retried; None where they are gone.
         cached: answered from the report of an earlier job.
     """
 
@@ -77,6 +98,7 @@ class Job:
     started: float | None = None
     finished: float | None = None
     attempt: int = 0
+    owner_number: int = 0
     settings: Mapping[str, Any]
     media_sha256: str
     media_bytes: int
@@ -86,6 +108,11 @@ class Job:
     reason: str | None = None
     error: str | None = None
     cached: bool = False
+    failures: int = 0
+    interrupted: int = 0
+    wants: int = 0
+    apart: int | None = None
+    retry_until: float | None = None
     expires: float | None = None
 
     @property
@@ -128,23 +155,18 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 def cursor_after(job: Job) -> str:
     """Where a list goes on after this job. It stays right when the job is deleted, and tells nothing of others."""
-    return f"{job.created!r}_{job.id}"
+    return f"job_{job.owner_number}"
 
 
-def parse_cursor(cursor: str) -> tuple[float, str]:
-    """The time and the id in a cursor.
+def parse_cursor(cursor: str) -> int:
+    """The owner's number of the job in a cursor.
 
     Raises:
-        InvalidCursor: no cursor of ours.
+        InvalidCursor: the service gave out no such cursor.
     """
-    created, _, job_id = cursor.partition("_")
-    try:
-        seconds = float(created)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds) or not is_job_id(job_id):
-        raise InvalidCursor("before: no cursor of this service; take it from `next` of the list")
-    return seconds, job_id
+    if (found := _CURSOR.fullmatch(cursor)) is None:
+        raise InvalidCursor("before: not a cursor of this service; take it from `next` of the list")
+    return int(found[1])
 
 
 def job_of(connection: sqlite3.Connection, job_id: str) -> Job:
@@ -155,3 +177,17 @@ def job_of(connection: sqlite3.Connection, job_id: str) -> Job:
 def storable(text: str) -> str:
     """Text that can be stored: names of files may hold bytes that are no valid text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown_name(name: str) -> str:
+    """The name of a client's file as it is stored and shown, also by programs that print it raw in a terminal.
+
+    Control characters, and what turns the direction of writing (`U+202E` makes `exe.4pm` of `mp4.exe`), become
+    `U+FFFD`. A name of more than 200 letters is cut; it keeps its ending.
+    """
+    text = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", storable(name))
+    if len(text) > _NAME_LETTERS:
+        _, dot, ending = text.rpartition(".")
+        kept = f".{ending}" if dot and len(ending) <= _ENDING_LETTERS else ""
+        text = text[: _NAME_LETTERS - len(kept)] + kept
+    return text

@@ -4,6 +4,8 @@
     incoming/              uploads that are being received
     jobs/<id>/             media, page.html, crops.json, annotated.mp4
     server.lock            held by the one server that works here
+    reserve                disk space that is given up to delete something when there is no other
+    last-backup            where the latest backup was put, and when
 
 Everything is for its owner alone. Names of clients never become names of files.
 
@@ -33,6 +35,10 @@ except ImportError:  # Windows
 
 _DELETED = ".deleted-"
 _NOT_OURS_BUT_HARMLESS = {"lost+found", ".DS_Store"}
+_OURS = {"incoming", "jobs", "server.lock", "reserve", "last-backup"}
+
+_RESERVE_BYTES = 16 * 2**20
+"""Enough for SQLite to write down that a job with the longest of reports is gone."""
 
 
 def default_state_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -65,11 +71,13 @@ class StateDirectory:
         self.database = self.path / "state.sqlite3"
         self._incoming = self.path / "incoming"
         self._jobs = self.path / "jobs"
+        self._reserve = self.path / "reserve"
+        self.last_backup = self.path / "last-backup"
         self._held = False
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = {entry.name for entry in self.path.iterdir()}
-            if self.database.name not in names and names - _NOT_OURS_BUT_HARMLESS - {"incoming", "jobs", "server.lock"}:
+            if self.database.name not in names and names - _NOT_OURS_BUT_HARMLESS - _OURS:
                 # It would be closed to others below: not what somebody who names /tmp or a home wants.
                 raise ConfigError(f"{self.path}: holds other files; name an empty or a new directory for the state")
             # A volume may belong to somebody else; what is put into it is private in any case.
@@ -139,10 +147,36 @@ class StateDirectory:
 
     def remove(self, job_id: str) -> None:
         """Removes the job's directory. It is gone at once for all others, whoever writes into it at the moment."""
-        gone = self._jobs / f"{_DELETED}{secrets.token_hex(8)}"
-        with contextlib.suppress(FileNotFoundError):
-            self.job(job_id).replace(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+        gone, folder = self._jobs / f"{_DELETED}{secrets.token_hex(8)}", self.job(job_id)
+        try:
+            folder.replace(gone)
+        except FileNotFoundError:
+            return
+        except OSError:  # a disk without room for another name
+            gone = folder
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def make_reserve(self) -> None:
+        """Sets some of the disk aside, unless it is already; what cannot be had now may be had later."""
+        try:
+            if self._reserve.stat().st_size >= _RESERVE_BYTES:
+                return
+        except OSError:
+            pass
+        try:
+            with self._reserve.open("wb") as file:
+                self._reserve.chmod(0o600)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
+                else:
+                    file.write(bytes(_RESERVE_BYTES))
+        except OSError:
+            self.release_reserve()  # half of it would be taken for all of it
+
+    def release_reserve(self) -> None:
+        """Gives the disk back what was set aside."""
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
 
     def entries(self) -> list[Path]:
         """All that lies in jobs/: directories of jobs, known or not, and what a crash left."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -28,26 +29,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fakeface_jax.errors import ConfigError
 from fakeface_jax.server.rate_limits import ReceivedBytes
-from fakeface_jax.server.storage import create_job, fair_queue, retention
+from fakeface_jax.server.storage import backup, create_job, fair_queue, retention
 from fakeface_jax.server.storage.create_job import NewJob
-from fakeface_jax.server.storage.database import Database, StoreError
+from fakeface_jax.server.storage.database import DamagedDatabase, Database, StoreError
 from fakeface_jax.server.storage.fair_queue import Room
 from fakeface_jax.server.storage.job_records import (
     ARTEFACTS,
     Job,
     JobState,
+    NotRetryable,
     QueueState,
     cursor_after,
     job_of,
     parse_cursor,
     storable,
 )
+from fakeface_jax.server.storage.retention import MOST_INTERRUPTIONS
 from fakeface_jax.server.storage.state_directory import StateDirectory, sync
 from fakeface_jax.server.storage.tokens import Token, Tokens
 
 FAILED_KEPT = 7 * 86_400.0
 """Seconds that a failed job is listed if nobody says otherwise."""
+
+FAILED_MEDIA_KEPT = 86_400.0
+"""Seconds that the media of a failed job stay, for another try, if nobody says otherwise."""
+
+_BEYOND = 2**62
+"""More than any job's number."""
 
 _SPACE_NEEDED = 64 * 2**20  # bytes; with less a report or the log may not fit
 
@@ -70,7 +80,11 @@ class Store:
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._files = StateDirectory(directory)
-        self._database = Database(self._files.database)
+        self._full_disk = threading.Lock()
+        try:
+            self._database = Database(self._files.database)
+        except DamagedDatabase as error:
+            raise self._damaged(error) from error
         self.tokens = Tokens(self._database, clock)
         self.received = ReceivedBytes(self._database, clock)
 
@@ -89,6 +103,36 @@ class Store:
         """Closes the files; calls after it raise StoreError."""
         self._database.close()
 
+    def check(self) -> None:
+        """Reads all of the database; for the start of a server, which would stumble over the damage later.
+
+        Raises:
+            ConfigError: it is damaged; says where the latest backup is and how to restore it.
+        """
+        try:
+            self._database.check()
+        except DamagedDatabase as error:
+            raise self._damaged(error) from error
+
+    def back_up(self, target: Path) -> int:
+        """Copies all that outlives the server, as it is at one moment, while the server works; see `backup.back_up`.
+
+        Args:
+            target: a new directory; it is a state directory itself.
+
+        Returns:
+            How many jobs are in it.
+
+        Raises:
+            ConfigError: something is there already, or it cannot be written, or the database is damaged.
+            StoreError: the database cannot be read.
+        """
+        self.check()
+        return backup.back_up(self._database, self._files, target, self._clock())
+
+    def _damaged(self, error: DamagedDatabase) -> ConfigError:
+        return ConfigError(f"{error}; {backup.how_to_restore(self._files.path)}")
+
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Held by a server as long as it works here.
 
@@ -97,11 +141,18 @@ class Store:
         """
         return self._files.exclusive()
 
-    def recover(self, max_attempts: int = 3) -> tuple[int, int]:
+    def recover(
+        self, max_interruptions: int = MOST_INTERRUPTIONS, *, keep_failed: float = FAILED_MEDIA_KEPT
+    ) -> tuple[int, int]:
         """Puts right what a crash left; for the start of a server, under `exclusive`.
 
-        Running jobs wait again, or fail when the service died `max_attempts` times while scoring them. Jobs whose media
-        is missing fail. Files that belong to no job are removed.
+        Running jobs wait again: a death of the service is no attempt of theirs. One that was running each time runs
+        last and alone, and fails after many such deaths. Jobs whose media is missing fail. Files that belong to no job
+        are removed.
+
+        Args:
+            max_interruptions: deaths of the service, while it scored a job, after which the job fails.
+            keep_failed: seconds that the media of a job that fails here stay.
 
         Returns:
             How many jobs wait again, and how many failed.
@@ -109,13 +160,23 @@ class Store:
         if not self._files.held:
             raise RuntimeError("recover() is for a server that holds the directory: call it under exclusive()")
         now = self._clock()
-        return retention.recover(self._database, self._files, now, max_attempts, expires=now + FAILED_KEPT)
+        self._files.make_reserve()
+        return retention.recover(
+            self._database,
+            self._files,
+            now,
+            max_interruptions,
+            expires=now + max(FAILED_KEPT, keep_failed),
+            retry_until=now + keep_failed,
+        )
 
     def sweep(self) -> int:
-        """Removes expired jobs with all their files, old idempotency keys and quotas; the number of jobs."""
+        """Removes expired jobs with all their files, media of jobs that failed long ago, old idempotency keys and
+        quotas; the number of jobs."""
         gone = retention.sweep(self._database, self._files, self._clock())
         self.received.forget()
         self._database.shrink_log()
+        self._files.make_reserve()
         return gone
 
     # Making jobs.
@@ -184,9 +245,10 @@ class Store:
     # Working on jobs.
 
     def claim(self) -> Job | None:
-        """The next job, which is running from now on; None if none waits.
+        """The next job, which is running from now on; None if none waits, or none may begin beside those that run.
 
-        Owners take turns; among the jobs of one, the oldest is first. Pass `attempt` of the job on to what ends it.
+        Owners take turns; among the jobs of one, the oldest is first; jobs set apart are last, and alone. Pass
+        `attempt` of the job on to what ends it.
         """
         with self._database.writing() as connection:
             number = fair_queue.take_turn(connection)
@@ -239,33 +301,102 @@ class Store:
             self.drop_media(job_id)
         return True
 
-    def fail(self, job_id: str, attempt: int, error: str, *, expires: float | None = None) -> bool:
-        """Ends a running job without a report, for `error` in one line; like `finish` else.
+    def fail(
+        self,
+        job_id: str,
+        attempt: int,
+        error: str,
+        *,
+        expires: float | None = None,
+        keep_failed: float = FAILED_MEDIA_KEPT,
+    ) -> bool:
+        """Ends a running job without a report. Its media stay for a while, so that it can be retried.
 
-        `expires` is a week from now if not given. Media goes unless it was to be kept.
+        Args:
+            job_id, attempt: as claimed.
+            error: why, in one line.
+            expires: when the job is removed, seconds since 1970; a week from now if not given.
+            keep_failed: seconds that its media stay; 0 removes them at once. Media that were to be kept stay as long
+                as the job.
+
+        Returns:
+            False as for `finish`.
         """
         now = self._clock()
+        if expires is None:
+            expires = now + max(FAILED_KEPT, keep_failed)
+        with self._database.writing() as connection:
+            if not _is_current(connection, job_id, attempt):
+                return False
+            keep = job_of(connection, job_id).keep_media
+            until = expires if keep else now + keep_failed if keep_failed > 0 else None
+            connection.execute(
+                "UPDATE jobs SET state = 'failed', finished = ?, error = ?, expires = ?, retry_until = ? WHERE id = ?",
+                (now, storable(error), expires, until, job_id),
+            )
+        self._drop_artefacts(job_id)
+        if until is None:
+            self.drop_media(job_id)
+        return True
+
+    def requeue(self, job_id: str, attempt: int, *, failures: int = 0, wants: int = 0, apart: bool = False) -> bool:
+        """Lets a running job wait again, at its old place among its owner's.
+
+        Args:
+            job_id, attempt: as claimed.
+            failures: 1 where its own decoder or scoring is known to have ended the run.
+            wants: 1 where it ended for want of space, memory or descriptors. Both 0 where the server shuts down.
+            apart: from now on it runs last and alone; see `fair_queue`.
+
+        Returns:
+            False as for `finish`.
+        """
+        place = fair_queue.NEXT_APART if apart else "apart"
         with self._database.writing() as connection:
             if not _is_current(connection, job_id, attempt):
                 return False
             connection.execute(
-                "UPDATE jobs SET state = 'failed', finished = ?, error = ?, expires = ? WHERE id = ?",
-                (now, storable(error), now + FAILED_KEPT if expires is None else expires, job_id),
+                "UPDATE jobs SET state = 'queued', started = NULL, failures = failures + ?, wants = wants + ?, "
+                f"apart = {place} WHERE id = ?",
+                (failures, wants, job_id),
             )
-            keep = job_of(connection, job_id).keep_media
         self._drop_artefacts(job_id)
-        if not keep:
-            self.drop_media(job_id)
         return True
 
-    def requeue(self, job_id: str, attempt: int) -> bool:
-        """Lets a running job wait again, at its old place among its owner's: for a server that shuts down."""
+    def retry(
+        self, owner: str, job_id: str, *, max_waiting: int | None = None, max_waiting_total: int | None = None
+    ) -> Job | None:
+        """Lets a failed job wait again, with nothing counted against it; it stays apart if it was.
+
+        Args:
+            owner: whose job it is.
+            job_id: of it.
+            max_waiting, max_waiting_total: how many jobs of this owner, and of all, may wait.
+
+        Returns:
+            The job, which waits; None if the owner has no such job.
+
+        Raises:
+            NotRetryable: it has not failed, or its media are gone.
+            QueueFull: no more jobs may wait.
+        """
         with self._database.writing() as connection:
-            if not _is_current(connection, job_id, attempt):
-                return False
-            connection.execute("UPDATE jobs SET state = 'queued', started = NULL WHERE id = ?", (job_id,))
-        self._drop_artefacts(job_id)
-        return True
+            row = connection.execute("SELECT * FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)).fetchone()
+            if row is None:
+                return None
+            job = Job.from_row(row)
+            if job.state is not JobState.FAILED:
+                raise NotRetryable(f"the job is {job.state}; only one that failed can be retried")
+            if job.retry_until is None or not self.artefact(job_id, "media").is_file():
+                raise NotRetryable("the video was deleted some time after the job failed; send it again")
+            fair_queue.check_room(connection, owner, Room(own=max_waiting, total=max_waiting_total))
+            place = "NULL" if job.apart is None else fair_queue.NEXT_APART
+            connection.execute(
+                "UPDATE jobs SET state = 'queued', started = NULL, finished = NULL, expires = NULL, error = NULL, "
+                f"retry_until = NULL, failures = 0, interrupted = 0, wants = 0, apart = {place} WHERE id = ?",
+                (job_id,),
+            )
+            return job_of(connection, job_id)
 
     def _drop_artefacts(self, job_id: str) -> None:
         """What was made before the end, of which nobody is told."""
@@ -294,7 +425,7 @@ class Store:
         return None if row is None else Job.from_row(row)
 
     def jobs(self, owner: str, *, limit: int, before: str | None = None) -> tuple[list[Job], str | None]:
-        """The owner's jobs, newest first.
+        """The owner's jobs, newest first, in the order in which they came: the clock may have been set back.
 
         Args:
             owner: whose.
@@ -307,13 +438,11 @@ class Store:
         Raises:
             InvalidCursor: `before` is nothing that came from here.
         """
-        where, values = "owner = ?", [owner]
-        if before is not None:
-            where += " AND (created, id) < (?, ?)"
-            values += parse_cursor(before)  # type: ignore[arg-type]
+        last = parse_cursor(before) if before is not None else _BEYOND
         with self._database.reading() as connection:
             rows = connection.execute(
-                f"SELECT * FROM jobs WHERE {where} ORDER BY created DESC, id DESC LIMIT ?", (*values, limit + 1)
+                "SELECT * FROM jobs WHERE owner = ? AND owner_number < ? ORDER BY owner_number DESC LIMIT ?",
+                (owner, last, limit + 1),
             ).fetchall()
         found = [Job.from_row(row) for row in rows[:limit]]
         return found, cursor_after(found[-1]) if len(rows) > limit else None
@@ -335,7 +464,12 @@ class Store:
                 "SELECT compressed FROM jobs JOIN reports ON reports.id = report_id WHERE jobs.id = ? AND owner = ?",
                 (job_id, owner),
             ).fetchone()
-        return None if row is None else zlib.decompress(row["compressed"]).decode("utf-8", "surrogatepass")
+        try:
+            return None if row is None else zlib.decompress(row["compressed"]).decode("utf-8", "surrogatepass")
+        except (zlib.error, UnicodeDecodeError) as error:
+            raise StoreError(
+                f"the report of job {job_id} is damaged; restore a backup, or send the video again"
+            ) from error
 
     def artefact(self, job_id: str, kind: str) -> Path:
         """Where a file of the job lies, or belongs; there is one if `exists()` says so.
@@ -359,12 +493,48 @@ class Store:
         self.artefact(job_id, "media").unlink(missing_ok=True)
 
     def delete(self, owner: str, job_id: str) -> bool:
-        """Removes the owner's job: row, report and files. Who works on it gets False from what ends it."""
+        """Removes the owner's job: row, report and files. Who works on it gets False from what ends it.
+
+        It works on a full disk too, where SQLite can write no row: people come to delete then.
+        """
+        try:
+            there = self._delete_rows(owner, job_id)
+        except StoreError as error:
+            if not error.no_space:
+                raise
+            return self._delete_on_full_disk(owner, job_id)
+        if there:
+            self._files.remove(job_id)
+        return there
+
+    def _delete_on_full_disk(self, owner: str, job_id: str) -> bool:
+        with self._full_disk:
+            self._files.release_reserve()
+            try:
+                try:
+                    there = self._delete_rows(owner, job_id)
+                except StoreError as error:
+                    if not error.no_space:
+                        raise
+                    if self.job(owner, job_id) is None:
+                        return False
+                    # Others took what was set aside. The job is to go in any case: its files may as well be the first.
+                    self._files.remove(job_id)
+                    there = self._delete_rows(owner, job_id)
+                if there:
+                    self._files.remove(job_id)
+                return there
+            finally:
+                # What the log has taken of the disk goes back, for the next one who deletes.
+                with contextlib.suppress(StoreError):
+                    self._database.shrink_log()
+                self._files.make_reserve()
+
+    def _delete_rows(self, owner: str, job_id: str) -> bool:
         with self._database.writing() as connection:
             if not connection.execute("SELECT 1 FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)).fetchone():
                 return False
             retention.delete_rows(connection, [job_id])
-        self._files.remove(job_id)
         return True
 
     # Access and health.

@@ -4,7 +4,7 @@ import { json, mediaUrl, token } from "./api.js";
 import { announce, focusOn, h, named, put, show } from "./dom.js";
 import { cropsSection } from "./crops.js";
 import { follow } from "./event_stream.js";
-import { clock, words } from "./format.js";
+import { clock, moment, words } from "./format.js";
 import { jobFiles } from "./job_files.js";
 import { ownCopy } from "./own_copy.js";
 import { Player } from "./player.js";
@@ -123,7 +123,27 @@ export class VideoResult {
         { message: this.job.error ?? "The service gives no reason." },
         this.again,
       ),
+      this.job.retry_until ? this.#runAgainBox() : null,
     );
+  }
+
+  #runAgainBox() {
+    const button = h("button", { type: "button", on: { click: () => this.#runAgain() } }, "Run it again");
+    return h("p", {}, button, ` The service keeps the video until ${moment(this.job.retry_until)}.`);
+  }
+
+  /** With the copy that the service keeps of a failed job: nothing is sent again. */
+  async #runAgain() {
+    try {
+      this.job = await json(`${this.path}/retry`, { method: "POST", signal: this.stopping.signal });
+    } catch (error) {
+      if (error.name !== "AbortError") put(this.problems, problemBox("It could not be run again", error, this.again));
+      return;
+    }
+    put(this.problems);
+    this.frames = [];
+    this.player.node.hidden = false;
+    await this.run();
   }
 
   #title() {
