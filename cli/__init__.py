@@ -2,7 +2,7 @@
 
 import logging
 
-NEEDS_TRAINING_EXTRA = "this command needs the training extra: pip install 'fakeface-jax[train]'"
+NEEDS_TRAINING_EXTRA = "this command needs the training extra: pip install '.[train]'"
 
 
 def quiet_libraries() -> None:

@@ -87,7 +87,7 @@ class FrameTable:
             import pyarrow.parquet as pq
         except ImportError as error:
             raise ConfigError(
-                "--frame-table needs pyarrow to write .parquet: pip install 'fakeface-jax[train]', or name a .csv file"
+                "--frame-table needs pyarrow to write .parquet: pip install '.[train]', or name a .csv file"
             ) from error
         schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in _TYPES.items()])
         try:

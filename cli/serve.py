@@ -50,7 +50,7 @@ class Serve:
             import fastapi  # noqa: F401
             import uvicorn  # noqa: F401
         except ImportError as error:
-            raise ConfigError("fakeface serve needs the serving extra: pip install 'fakeface-jax[serve]'") from error
+            raise ConfigError("fakeface serve needs the serving extra: pip install '.[serve]'") from error
         from fakeface_jax.classifier import FaceClassifier
         from fakeface_jax.detectors import create_detector
         from fakeface_jax.server import logs, tracing

@@ -45,7 +45,7 @@ def instrument(app: FastAPI, exporter: Any = None) -> Any:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise ConfigError(f"{_ENDPOINTS[0]} is set and needs more: pip install 'fakeface-jax[serve,otel]'") from error
+        raise ConfigError(f"{_ENDPOINTS[0]} is set and needs more: pip install '.[serve,otel]'") from error
     resource = Resource.create({"service.name": "fakeface", "service.version": __version__})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))

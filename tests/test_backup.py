@@ -7,7 +7,7 @@ import pytest
 from stores import Clock, create, files, finish
 
 from fakeface_jax.errors import ConfigError
-from fakeface_jax.server.storage import backup
+from fakeface_jax.server.storage import state_backup
 from fakeface_jax.server.storage.store import Store
 
 
@@ -64,7 +64,7 @@ def test_a_service_goes_on_with_its_backup(store, tmp_path, clock):
 
 def test_jobs_that_end_meanwhile_are_copied_as_they_are_at_the_end(store, tmp_path, monkeypatch):
     jobs = [create(store)[0] for _ in range(3)]
-    copied = backup._copy_job
+    copied = state_backup._copy_job
     ended = []
 
     def ends_before(files, job, target):
@@ -75,7 +75,7 @@ def test_jobs_that_end_meanwhile_are_copied_as_they_are_at_the_end(store, tmp_pa
             store.delete("a", jobs[1].id)
         return copied(files, job, target)
 
-    monkeypatch.setattr(backup, "_copy_job", ends_before)
+    monkeypatch.setattr(state_backup, "_copy_job", ends_before)
     assert store.back_up(tmp_path / "backup") == 2
     with Store(tmp_path / "backup") as restored:
         assert files(restored) == sorted([f"jobs/{jobs[0].id}/page.html", f"jobs/{jobs[2].id}/media"])
@@ -86,7 +86,7 @@ def test_where_jobs_end_all_the_time_they_wait_for_the_last_copy(store, tmp_path
     first, _ = create(store)
     finish(store, store.claim())
     create(store)
-    copied = backup._copy_job
+    copied = state_backup._copy_job
     held = []
 
     def comes_and_ends(files, job, target):
@@ -100,7 +100,7 @@ def test_where_jobs_end_all_the_time_they_wait_for_the_last_copy(store, tmp_path
             finish(store, claimed)
         return copied(files, job, target)
 
-    monkeypatch.setattr(backup, "_copy_job", comes_and_ends)
+    monkeypatch.setattr(state_backup, "_copy_job", comes_and_ends)
     count = store.back_up(tmp_path / "backup")
     assert held == [False, False, False, True]
     with Store(tmp_path / "backup") as restored:

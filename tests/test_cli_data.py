@@ -92,7 +92,7 @@ def test_train_only_holds_nothing_out(folders, tmp_path, capsys):
         ("data audit file", "file: not a manifest"),
         ("data audit {manifest} --sources other", "no such source: other; use"),
         ("data build gone.parquet --output d", "gone.parquet: not a manifest"),
-        ("data build {manifest} --output d --size 8", "crop size 8 is not between"),
+        ("data build {manifest} --output d --size 8", "crop size 8: must be between"),
         ("data build {manifest} --output file/d --whole-images", "cannot be"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fakeface_jax.errors import OpenError
-from fakeface_jax.video.reading.opencv import VideoFile
+from fakeface_jax.video.reading.opencv import VideoFile, open_video
 from fakeface_jax.video.reading.sampling import Sampling
 from fakeface_jax.video.render import encoder as encoders
 from fakeface_jax.video.render.encoder import VIDEO_CODECS, Encoder
@@ -53,7 +53,7 @@ def encode(source, target, size=SIZE):
     """Every frame of the source, written anew; its times, and whether the file is complete."""
     times = []
     with (
-        VideoFile(source) as video,
+        open_video(source) as video,
         Encoder(target, target, size=size, fps=video.fps, source=source) as encoder,
     ):
         for frame in video.frames(Sampling(every=1)):

@@ -134,7 +134,7 @@ def test_uploads_at_once_are_bounded(running: Running) -> None:
         while running.state.image_uploads.taken < 2 and time.monotonic() < until:
             time.sleep(0.01)
         answer = client.post("/v1/images", files={"file": ("x.jpg", PICTURE.read_bytes())})
-        assert "uploads at once" in problem(answer, 503)
+        assert "uploads at once" in problem(answer, 429)
         assert int(answer.headers["retry-after"]) >= 1
         for connection in slow:
             assert connection.recv(100).startswith(b"HTTP/1.1 408")

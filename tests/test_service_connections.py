@@ -178,11 +178,11 @@ def test_slow_uploads_of_one_address_leave_pictures_and_other_addresses_their_pl
         answered: set[socket.socket] = set()
         while len(answered) < 6:
             answered |= set(select.select(slow, [], [], 60)[0])
-        assert all(answer_of(one).startswith(b"HTTP/1.1 503") for one in answered)
+        assert all(answer_of(one).startswith(b"HTTP/1.1 429") for one in answered)
         assert running.state.uploads.taken == 6, "half of the places"
         # Pictures have places of their own.
         assert client.post("/v1/images", files={"file": ("x.jpg", PICTURE.read_bytes())}).status_code == 200
-        assert "uploads" in problem(send_video(client, frames="2", crops="false"), 503)
+        assert "uploads" in problem(send_video(client, frames="2", crops="false"), 429)
         # So has everybody else.
         transport = httpx.HTTPTransport(local_address="127.0.0.9")
         with httpx.Client(base_url=running.url, timeout=60, trust_env=False, transport=transport) as other:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "server": {"fakeface_jax", "video"},
     "cli": {"fakeface_jax", "video", "server"},
 }
-OPENS_THE_SERVICE = {"cli/serve.py", "cli/token.py", "cli/arguments.py"}
+OPENS_THE_SERVICE = {"cli/serve.py", "cli/token.py", "cli/backup.py", "cli/arguments.py"}
 
 
 def modules() -> list[Path]:

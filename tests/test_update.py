@@ -328,5 +328,5 @@ def test_joined_data_sets_read_as_one(old, config, tmp_path):
 
 def test_a_share_of_new_samples_is_drawn_from_several_data_sets():
     one = TrainConfig(data=Path("a"), output=Path("b"))
-    with pytest.raises(ConfigError, match="name two or more"):
+    with pytest.raises(ConfigError, match="at least two data directories"):
         dataclasses.replace(one, new_share=0.5)

@@ -18,11 +18,17 @@ import sqlite3
 
 from fakeface_jax.server.storage.job_records import Job, QueueFull, QueueState
 
-_BY_TURN = """
+_FIRST_APART = "(SELECT min(apart) FROM jobs WHERE state = 'queued')"
+"""The place of the job set apart that runs first, in SQL; NULL where there is none."""
+
+_BY_TURN = f"""
     SELECT owner, count(*) AS waiting, min(number) AS first, coalesce(max(turn), 0) AS turn
-    FROM jobs LEFT JOIN turns USING (owner) WHERE state = 'queued' AND apart IS NULL GROUP BY owner ORDER BY 4, 3
+    FROM jobs LEFT JOIN turns USING (owner)
+    WHERE state = 'queued' AND apart IS NULL AND ({_FIRST_APART} IS NULL OR number < {_FIRST_APART})
+    GROUP BY owner ORDER BY 4, 3
 """
-"""Owners who wait, in the order of their turns; who never had one comes first. Jobs set apart are left out."""
+"""Lists owners who wait, in the order of their turns; who never had one comes first. Jobs set apart, and those that came
+after one of them, are left out."""
 
 NEXT_APART = "(SELECT max(coalesce(max(apart), 0), max(number)) + 1 FROM jobs)"
 """The place of a job that is set apart now, in SQL: behind every job that there is, also those set apart before."""
@@ -64,20 +70,22 @@ def take_turn(connection: sqlite3.Connection) -> int | None:
 def position(connection: sqlite3.Connection, job: Job) -> int | None:
     """How many jobs are claimed until this one is, with it; None if it does not wait.
 
-    Exact, but for jobs that are set apart, whose turn depends on what comes: they are counted by when they came.
+    Exact, but for jobs that came after one that is set apart: they are counted in the order in which they came.
     """
-    query = "SELECT number, apart FROM jobs WHERE id = ? AND state = 'queued'"
+    query = f"SELECT number, apart, {_FIRST_APART} AS barrier FROM jobs WHERE id = ? AND state = 'queued'"
     found = connection.execute(query, (job.id,)).fetchone()
     if found is None:
         return None
     waiting = "SELECT count(*) FROM jobs WHERE state = 'queued'"
     if found["apart"] is not None:
-        return connection.execute(f"{waiting} AND coalesce(apart, number) <= ?", (found["apart"],)).fetchone()[0]
+        before = f"{waiting} AND (apart <= :place OR (apart IS NULL AND number < :place))"
+        return connection.execute(before, {"place": found["apart"]}).fetchone()[0]
+    if found["barrier"] is not None and found["number"] >= found["barrier"]:
+        return connection.execute(f"{waiting} AND coalesce(apart, number) <= ?", (found["number"],)).fetchone()[0]
     earlier = connection.execute(
         f"{waiting} AND apart IS NULL AND owner = ? AND number < ?", (job.owner, found["number"])
     ).fetchone()[0]
-    apart = connection.execute(f"{waiting} AND apart <= ?", (found["number"],)).fetchone()[0]
-    ahead, before_us = earlier + apart, True
+    ahead, before_us = earlier, True
     for row in connection.execute(_BY_TURN):
         if row["owner"] == job.owner:
             before_us = False

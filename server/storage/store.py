@@ -31,7 +31,7 @@ from typing import Any
 
 from fakeface_jax.errors import ConfigError
 from fakeface_jax.server.rate_limits import ReceivedBytes
-from fakeface_jax.server.storage import backup, create_job, fair_queue, retention
+from fakeface_jax.server.storage import create_job, fair_queue, retention, state_backup
 from fakeface_jax.server.storage.create_job import NewJob
 from fakeface_jax.server.storage.database import DamagedDatabase, Database, StoreError
 from fakeface_jax.server.storage.fair_queue import Room
@@ -115,7 +115,7 @@ class Store:
             raise self._damaged(error) from error
 
     def back_up(self, target: Path) -> int:
-        """Copies all that outlives the server, as it is at one moment, while the server works; see `backup.back_up`.
+        """Copies all that outlives the server, as it is at one moment, while the server works; see `state_backup.back_up`.
 
         Args:
             target: a new directory; it is a state directory itself.
@@ -128,10 +128,10 @@ class Store:
             StoreError: the database cannot be read.
         """
         self.check()
-        return backup.back_up(self._database, self._files, target, self._clock())
+        return state_backup.back_up(self._database, self._files, target, self._clock())
 
     def _damaged(self, error: DamagedDatabase) -> ConfigError:
-        return ConfigError(f"{error}; {backup.how_to_restore(self._files.path)}")
+        return ConfigError(f"{error}; {state_backup.how_to_restore(self._files.path)}")
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Held by a server as long as it works here.
