@@ -115,7 +115,7 @@ class Store:
             raise self._damaged(error) from error
 
     def back_up(self, target: Path) -> int:
-        """Copies all that outlives the server, as it is at one moment, while the server works; see `state_backup.back_up`.
+        """Copies all that outlives the server, as it is at one moment, while the server works.
 
         Args:
             target: a new directory; it is a state directory itself.
