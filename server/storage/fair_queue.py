@@ -27,8 +27,8 @@ _BY_TURN = f"""
     WHERE state = 'queued' AND apart IS NULL AND ({_FIRST_APART} IS NULL OR number < {_FIRST_APART})
     GROUP BY owner ORDER BY 4, 3
 """
-"""Lists owners who wait, in the order of their turns; who never had one comes first. Jobs that are set apart are left out,
-and so are those that came after one of them."""
+"""Lists owners who wait, in the order of their turns; who never had one comes first. Jobs that are set apart are left
+out, and so are those that came after one of them."""
 
 NEXT_APART = "(SELECT max(coalesce(max(apart), 0), max(number)) + 1 FROM jobs)"
 """The place of a job that is set apart now, in SQL: behind every job that there is, also those set apart before."""
