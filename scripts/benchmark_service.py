@@ -101,7 +101,7 @@ async def page_while(url: str, done: asyncio.Event) -> list[float]:
 
 
 async def overload(url: str, pictures: list[bytes], capacity: float, times: float, seconds: float) -> dict[str, Any]:
-    """What becomes of pictures that come so many times as fast as they can be scored.
+    """Sends pictures so many times as fast as they can be scored, and counts what becomes of them.
 
     Args:
         url: of the service.
@@ -135,7 +135,7 @@ async def overload(url: str, pictures: list[bytes], capacity: float, times: floa
 
 
 def percentile(values: list[float], which: float) -> float | None:
-    """Of seconds, rounded; None of nothing."""
+    """Returns a percentile of seconds, rounded; None for no values."""
     return round(float(np.percentile(values, which)), 4) if values else None
 
 
