@@ -205,7 +205,7 @@ def test_malformed_forms_are_problems(client: httpx.Client) -> None:
         (b"nonsense", form, 400, "malformed"),
         (b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\nabc\r\n--b--\r\n', form, 422, "no file"),
         (twice, form, 422, "several"),
-        (b"--b\r\n" + b"X: " + b"y" * 2**21 + b"\r\n\r\nabc\r\n--b--\r\n", form, 400, "malformed"),
+        (b"--b\r\n" + b"X" * 9000 + b": y\r\n\r\nabc\r\n--b--\r\n", form, 400, "malformed"),
         (
             b'--b\r\nContent-Disposition: form-data; name="fps"\r\n\r\n' + b"9" * 2000 + b"\r\n--b--\r\n",
             form,
